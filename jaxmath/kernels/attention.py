@@ -1,0 +1,79 @@
+"""Grouped-query attention over packed rows: `ATTENTION = {"reference": …, "chunked": …}`.
+
+Every entry has one signature and one meaning: query t sees key s when both carry the same non-zero
+segment id and s <= t. A padding query (segment 0) gives zeros, and no gradient.
+
+    out_BTNH = attend(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT)
+
+q, k and v share a floating dtype, which the result has too; scores and softmax are float32. The
+scale is H ** -0.5. N is a multiple of K: query heads n*G .. n*G+G-1 share key/value head n.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+NEG_INF = -1e30  # finite: a row of -inf would make softmax 0/0
+
+CHUNK_QUERIES = 512
+
+
+def masked_attention(q_BTNH, k_BSKH, v_BSKH, mask_BTS) -> jax.Array:
+    """Attention under any boolean mask; rows that see nothing give zeros. Returns out_BTNH."""
+    B, T, N, H = q_BTNH.shape
+    K = k_BSKH.shape[2]
+    q_BTKGH = q_BTNH.reshape(B, T, K, N // K, H)
+    # f32 scores: bf16 would round differences between keys away before the softmax sees them.
+    score_BKGTS = jnp.einsum(
+        "BTKGH,BSKH->BKGTS", q_BTKGH, k_BSKH, preferred_element_type=jnp.float32
+    )
+    mask_B11TS = mask_BTS[:, None, None]
+    score_BKGTS = jnp.where(mask_B11TS, score_BKGTS * H**-0.5, NEG_INF)
+    prob_BKGTS = jax.nn.softmax(score_BKGTS, axis=-1) * mask_B11TS
+    out_BTKGH = jnp.einsum(
+        "BKGTS,BSKH->BTKGH",
+        prob_BKGTS.astype(v_BSKH.dtype),
+        v_BSKH,
+        preferred_element_type=jnp.float32,
+    )
+    return out_BTKGH.reshape(B, T, N, H).astype(q_BTNH.dtype)
+
+
+def _segment_mask(query_segment_BT, query_index_T, segment_ids_BS) -> jax.Array:
+    causal_TS = query_index_T[:, None] >= jnp.arange(segment_ids_BS.shape[1])[None]
+    same_BTS = query_segment_BT[:, :, None] == segment_ids_BS[:, None]
+    return same_BTS & causal_TS[None] & (query_segment_BT > 0)[:, :, None]
+
+
+def reference(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT) -> jax.Array:
+    """The plain twin: all T x T scores at once."""
+    index_T = jnp.arange(q_BTNH.shape[1])
+    return masked_attention(
+        q_BTNH, k_BTKH, v_BTKH, _segment_mask(segment_ids_BT, index_T, segment_ids_BT)
+    )
+
+
+def chunked(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT) -> jax.Array:
+    """`CHUNK_QUERIES` queries at a time, recomputed in the backward pass: memory linear in T."""
+    B, T, N, H = q_BTNH.shape
+    chunk = min(CHUNK_QUERIES, T)
+    num_chunks = -(-T // chunk)
+    padding = num_chunks * chunk - T
+
+    @jax.checkpoint
+    def one(q_BCNH, segment_BC, index_C):
+        mask_BCT = _segment_mask(segment_BC, index_C, segment_ids_BT)
+        return masked_attention(q_BCNH, k_BTKH, v_BTKH, mask_BCT)
+
+    def split(x_BT, *rest):  # [B, T, ...] → [chunks, B, chunk, ...]
+        padded = jnp.pad(x_BT, ((0, 0), (0, padding)) + ((0, 0),) * len(rest))
+        return padded.reshape(B, num_chunks, chunk, *rest).swapaxes(0, 1)
+
+    index = jnp.arange(num_chunks * chunk).reshape(num_chunks, chunk)
+    parts = (split(q_BTNH, N, H), split(segment_ids_BT), index)  # padding queries have segment 0
+    out = jax.lax.map(lambda part: one(*part), parts)
+    return out.swapaxes(0, 1).reshape(B, num_chunks * chunk, N, H)[:, :T]
+
+
+ATTENTION = {"reference": reference, "chunked": chunked}
