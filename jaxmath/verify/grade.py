@@ -1,0 +1,129 @@
+"""A response or an answer against the reference: a `Verdict` with the rule that decided.
+
+Cheap rules come first: equal text, equal numbers, choice letters; only then are the answers read as
+mathematics. The reading of a reference is cached, since it is compared with many samples. Model
+text is only ever parsed, never run.
+"""
+
+import functools
+import re
+from fractions import Fraction
+
+from jaxmath.verify import (
+    answers,
+    brackets,
+    equivalence,
+    extract,
+    normalize,
+    reader,
+    tokens,
+    verdict,
+)
+
+Outcome = verdict.Outcome
+
+MAX_ANSWER_CHARS = tokens.MAX_CHARS
+NUMBER = re.compile(r"[+-]?\d{1,300}(?:\.\d{1,300})?|[+-]?\.\d{1,300}")
+LABELLED = re.compile(r"(?:\(([A-Z])\)|([A-Z])[.:)])(?:\s+\S.*)?", re.DOTALL)
+LETTER = re.compile(r"\(?\s*([A-Z])\s*\)?\.?")
+
+
+def grade_response(gold: str, response: str) -> verdict.Verdict:
+    """Grade the final answer of a whole response."""
+    if not is_readable(gold):
+        return verdict.make(
+            Outcome.UNPARSEABLE_GOLD, "reference is empty or its braces do not match", gold=gold
+        )
+    found = extract.extract(response)
+    if found.answer is None:
+        return verdict.make(Outcome.NO_ANSWER, found.rule, gold=gold)
+    return grade_answer(gold, found.answer)
+
+
+def grade_answer(gold: str, pred: str) -> verdict.Verdict:
+    """Grade a bare answer. A box around either side is opened."""
+    if not is_readable(gold):
+        return verdict.make(
+            Outcome.UNPARSEABLE_GOLD, "reference is empty or its braces do not match", gold=gold
+        )
+    if len(pred) > MAX_ANSWER_CHARS and pred.strip() != gold.strip():
+        rule = f"answer longer than {MAX_ANSWER_CHARS} characters"
+        return verdict.make(Outcome.WRONG, rule, gold=gold, pred=pred)
+    if extract.is_blank(pred):
+        return verdict.make(Outcome.NO_ANSWER, "empty answer", gold=gold, pred=pred)
+    rule = rule_of(unboxed(gold), unboxed(pred))
+    outcome = Outcome.RIGHT if rule else Outcome.WRONG
+    return verdict.make(outcome, rule or "no rule makes them equal", gold=gold, pred=pred)
+
+
+@functools.lru_cache(maxsize=65536)
+def is_readable(gold: str) -> bool:
+    """Whether a reference can be compared with anything."""
+    if extract.is_blank(gold) or len(gold) > MAX_ANSWER_CHARS:
+        return False
+    depth = 0
+    for brace in extract.BRACES.finditer(gold):
+        depth += {"{": 1, "}": -1}.get(brace[0], 0)
+        if depth < 0:
+            return False
+    return depth == 0
+
+
+def unboxed(text: str) -> str:
+    """The content of a box that is the whole answer."""
+    boxes = extract.last_two_boxes(text) if "boxed" in text or "fbox" in text else []
+    if (
+        len(boxes) == 1
+        and boxes[0].content
+        and not re.sub(r"[\s$.]", "", text[: boxes[0].start] + text[boxes[0].end :])
+    ):
+        return boxes[0].content
+    return text
+
+
+def rule_of(gold: str, pred: str) -> str | None:
+    """The first rule by which two answers are one, or None."""
+    if gold.strip() == pred.strip():
+        return "same text"
+    gold_text, pred_text = normalize.canonical(gold), normalize.canonical(pred)
+    if not pred_text or not gold_text:
+        return None
+    if normalize.squeezed(gold_text) == normalize.squeezed(pred_text):
+        return "same spelling"
+    gold_text, pred_text = both_readings(gold_text, pred_text)
+    if NUMBER.fullmatch(gold_text) and NUMBER.fullmatch(pred_text):
+        return "same number" if Fraction(gold_text) == Fraction(pred_text) else None
+    words = normalize.in_words(gold_text)
+    if words and len(words) > 1 and words == normalize.in_words(pred_text):
+        return "same words"
+    letters = [choice(text) for text in (gold_text, pred_text)]
+    if None not in letters and any(LETTER.fullmatch(text) for text in (gold_text, pred_text)):
+        return "same choice" if letters[0] == letters[1] else None
+    rule = equivalence.same(read(gold_text), read(pred_text))
+    if rule:
+        return rule
+    bare = [normalize.squeezed(text.replace("\\degree", "")) for text in (gold_text, pred_text)]
+    return "same but for degree signs" if bare[0] == bare[1] and bare[0] else None
+
+
+def both_readings(gold: str, pred: str) -> tuple[str, str]:
+    """`12,345` as a number, unless the other side says by a space or a longer group that it is a
+    list."""
+    texts = tuple(normalize.thousands_outside_brackets(text) for text in (gold, pred))
+    lists = [len(brackets.split(text, reader.COMMA)[0]) > 1 for text in texts]
+    if lists[0] != lists[1]:
+        return (gold, texts[1]) if lists[1] else (texts[0], pred)
+    return texts
+
+
+def choice(text: str) -> str | None:
+    """The letter of a multiple-choice answer: `B`, `(B)`, or `(B) some text`."""
+    if LETTER.fullmatch(text):
+        return LETTER.fullmatch(text)[1]
+    label = LABELLED.fullmatch(text)
+    return label and (label[1] or label[2])
+
+
+@functools.lru_cache(maxsize=65536)
+def read(text: str) -> answers.Answer:
+    return reader.read(text)

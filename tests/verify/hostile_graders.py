@@ -1,0 +1,49 @@
+"""Graders that misbehave on command, for the tests of the pool; the answer text is the command."""
+
+import os
+import pathlib
+import sys
+import time
+
+from jaxmath.verify import verdict
+
+
+def obey(kind: str, gold: str, text: str) -> verdict.Verdict:
+    """Grade by equality, unless told to hang, die, raise, be slow, or look around."""
+    command, _, argument = text.partition(" ")
+    if command == "hang":
+        while True:
+            pass
+    if command == "die":
+        os._exit(3)
+    if command == "die-once":
+        marker = pathlib.Path(argument)
+        if not marker.exists():
+            marker.touch()
+            os._exit(3)
+    if command == "raise":
+        raise KeyError("surprise")
+    if command == "recurse":
+        return obey(kind, gold, text)
+    if command == "allocate":
+        bytearray(2**40)
+    if command == "sleep":
+        time.sleep(float(argument))
+    if command == "modules":
+        return verdict.make(verdict.Outcome.RIGHT, str("jax" in sys.modules), gold=gold)
+    outcome = verdict.Outcome.RIGHT if gold == text or command != text else verdict.Outcome.WRONG
+    return verdict.make(outcome, kind, gold=gold, pred=text)
+
+
+def fail_to_unpickle():
+    raise RuntimeError("this worker cannot start")
+
+
+class Unstartable:
+    """A grader whose arrival in a worker kills it."""
+
+    def __call__(self, kind: str, gold: str, text: str) -> verdict.Verdict:
+        return obey(kind, gold, text)
+
+    def __reduce__(self):
+        return fail_to_unpickle, ()

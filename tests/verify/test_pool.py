@@ -1,0 +1,160 @@
+"""The pool outlives hangs and crashes, keeps order, and charges no item for time in the queue."""
+
+import subprocess
+import sys
+import time
+
+import hostile_graders
+import pytest
+
+from jaxmath.verify import pool, verdict
+
+Outcome = verdict.Outcome
+
+
+def outcomes(verdicts):
+    return [v.outcome for v in verdicts]
+
+
+def open_pool(**settings):
+    config = pool.VerifyConfig(**({"num_workers": 2, "timeout_s": 1.0} | settings))
+    return pool.VerifierPool(config, hostile_graders.obey)
+
+
+@pytest.fixture(scope="module")
+def workers():
+    """One pool for the tests that do no lasting harm; it must outlive all of them."""
+    with open_pool() as opened:
+        yield opened
+
+
+def test_answers_come_back_in_order(workers):
+    pairs = [(str(n), str(n if n % 3 else -1)) for n in range(200)]
+    expected = [Outcome.RIGHT if n % 3 else Outcome.WRONG for n in range(200)]
+    verdicts = workers.grade(pairs)
+    assert outcomes(verdicts) == expected
+    assert [v.gold for v in verdicts] == [gold for gold, _ in pairs]
+    assert {v.rule for v in verdicts} == {"response"}
+    assert {v.rule for v in workers.grade_answers(pairs)} == {"answer"}
+
+
+def test_a_hung_item_times_out_and_its_neighbours_do_not(workers):
+    before = workers.num_restarts
+    pairs = [(str(n), "hang" if n in (5, 6, 40) else str(n)) for n in range(60)]
+    start = time.monotonic()
+    verdicts = workers.grade(pairs)
+    for n, result in enumerate(verdicts):
+        assert result.outcome is (Outcome.TIMEOUT if n in (5, 6, 40) else Outcome.RIGHT)
+    assert verdicts[5].rule == "no verdict within 1 s"
+    assert workers.num_restarts == before + 3
+    assert time.monotonic() - start < 20
+
+
+def test_a_worker_that_dies_twice_over_one_item_is_an_error_and_nothing_else_is_lost(workers):
+    pairs = [(str(n), "die" if n == 7 else str(n)) for n in range(30)]
+    verdicts = workers.grade(pairs)
+    assert [n for n, v in enumerate(verdicts) if v.outcome is not Outcome.RIGHT] == [7]
+    assert verdicts[7].outcome is Outcome.ERROR
+    assert verdicts[7].rule == "worker died twice (exit code 3)"
+
+
+def test_an_item_whose_worker_died_by_chance_is_tried_again(workers, tmp_path):
+    verdicts = workers.grade([("1", "1"), ("x", f"die-once {tmp_path / 'died'}"), ("2", "2")])
+    assert outcomes(verdicts) == [Outcome.RIGHT] * 3
+    assert (tmp_path / "died").exists()
+
+
+def test_what_a_grader_raises_is_an_error_not_a_wrong_answer(workers):
+    before = workers.num_restarts
+    verdicts = workers.grade([("1", "raise"), ("1", "recurse"), ("1", "allocate"), ("1", "1")])
+    assert outcomes(verdicts) == [Outcome.ERROR] * 3 + [Outcome.RIGHT]
+    assert [v.rule.split(":")[0] for v in verdicts[:3]] == [
+        "KeyError",
+        "RecursionError",
+        "MemoryError",
+    ]
+    assert workers.num_restarts == before
+
+
+def test_time_in_the_queue_is_not_charged(workers):
+    # 12 items of 0.4 s on 2 workers take 2.4 s in all, far beyond the limit of 1 s for each.
+    assert outcomes(workers.grade([("x", "sleep 0.4")] * 12)) == [Outcome.RIGHT] * 12
+
+
+def test_submit_and_poll_never_wait_and_drain_waits_for_all(workers):
+    start = time.monotonic()
+    for n in range(10):
+        workers.submit(("key", n), str(n), "sleep 0.8" if n == 0 else str(n))
+    early = workers.poll()
+    assert time.monotonic() - start < 0.5
+    assert (
+        workers.grade([("a", "a")])[0].outcome is Outcome.RIGHT
+    )  # a call between does not take them
+    done = dict(early + workers.drain())
+    assert done.keys() == {("key", n) for n in range(10)}
+    assert set(outcomes(done.values())) == {Outcome.RIGHT}
+    assert workers.poll() == [] == workers.drain()
+
+
+def test_text_that_is_no_string_is_refused_at_the_door(workers):
+    with pytest.raises(TypeError, match="must be str, got str, int"):
+        workers.grade([("1", 1)])
+    assert workers.drain() == []
+
+
+def test_workers_do_not_import_jax(workers):
+    assert workers.grade([("1", "modules")])[0].rule == "False"
+
+
+def test_importing_the_pool_does_not_import_jax():
+    code = (
+        "import sys, jaxmath.verify.pool; sys.exit('jax' in sys.modules or 'sympy' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+def test_workers_that_cannot_start_end_the_wait():
+    config = pool.VerifyConfig(num_workers=1)
+    with (
+        pool.VerifierPool(config, hostile_graders.Unstartable()) as broken,
+        pytest.raises(RuntimeError, match="died while starting"),
+    ):
+        broken.grade([("1", "1")])
+
+
+def test_closing_does_not_wait_for_a_hung_item():
+    with open_pool(num_workers=1, timeout_s=60.0) as opened:
+        opened.submit(0, "1", "hang")
+        time.sleep(0.5)
+        start = time.monotonic()
+    assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"num_workers": 0},
+        {"timeout_s": 0.0},
+        {"timeout_s": float("nan")},
+        {"memory_mb": 1},
+        {"batch_size": 0},
+    ],
+)
+def test_settings_are_checked(settings):
+    with pytest.raises(ValueError, match=f"{next(iter(settings))} must be"):
+        pool.VerifyConfig(**settings)
+
+
+def test_real_grading_of_bombs_among_honest_answers():
+    bombs = ["9^9^9^9^9", "(10^{10})!", "\\boxed{" * 1000, "(" * 3000, "\ud800", "x" * 10**6]
+    pairs = []
+    for n in range(300):
+        pairs.append((f"{n}/7", rf"thus \boxed{{\frac{{{n}}}{{7}}}}"))
+        if n % 50 == 0:
+            pairs.append(("1", rf"\boxed{{{bombs[n // 50]}}}"))
+    with pool.VerifierPool(pool.VerifyConfig(num_workers=2)) as opened:
+        verdicts = opened.grade(pairs)
+        assert opened.num_restarts == 0
+    for (gold, _), result in zip(pairs, verdicts, strict=True):
+        assert result.is_right == (gold != "1")
+        assert not result.outcome.is_fault
