@@ -12,10 +12,12 @@ their values are YAML, so `optimizer.clip_norm=null` and `stages=[a, b]` do what
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import hashlib
 import json
+import math
 import pathlib
 import types
 import typing
@@ -43,11 +45,12 @@ def load(cls: type[T], path: str | pathlib.Path | None, overrides: Sequence[str]
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key:
-            raise ConfigError(f"override {override!r}: expected section.field=value")
+            raise ConfigError(f"override {override!r}: expected the form section.field=value")
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError as error:
-            raise ConfigError(f"override {override!r}: the value is not YAML ({error})") from None
+            reason = " ".join(str(error).split())
+            raise ConfigError(f"override {override!r}: the value is not YAML ({reason})") from None
         _set(cls, tree, key, value, override, sources)
     return _build(cls, tree, "", sources)
 
@@ -82,48 +85,80 @@ def fingerprint(value: Any) -> str:
 # --- files ------------------------------------------------------------------------------------
 
 
-def _read(path: pathlib.Path) -> Tree:
+class _Loader(yaml.SafeLoader):
+    """Refuses a key written twice, of which PyYAML would silently take the last."""
+
+    def construct_mapping(self, node, deep=False):
+        merge = "tag:yaml.org,2002:merge"  # `<<: *anchor`, which the parent class expands
+        names = [key for key, _ in node.value if key.tag != merge]
+        keys = [self.construct_object(key, deep=True) for key in names]
+        if twice := [key for i, key in enumerate(keys) if key in keys[:i]]:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"the key {twice[0]!r} is written twice; keep one", node.start_mark
+            )
+        return super().construct_mapping(node, deep)
+
+
+def _read(path: pathlib.Path, named_by: str = "") -> Tree:
+    """The mapping in a file; `named_by` ("file: field: ") says who asked for it, in an error."""
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give a YAML file") from None
+        raise ConfigError(
+            f"{named_by}{path}: cannot be read ({error.strerror}); give the path of a YAML file"
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
-        raise ConfigError(f"{path}: is not YAML ({reason})") from None
+        raise ConfigError(f"{path}: is not YAML ({reason}); correct it there") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: expected a mapping at the top, got {type(tree).__name__}")
+        raise ConfigError(
+            f"{path}: expected a mapping (field: value) at the top, got {type(tree).__name__}"
+        )
     return tree
 
 
 def _expand(
     cls: type, tree: Tree, file: pathlib.Path, path: str, sources: dict[str, str], depth: int = 0
 ) -> Tree:
-    """Replaces `extends` and the sections that name a file by what those files hold."""
+    """Replaces `extends` and the sections that name a file by what those files hold.
+
+    Notes in `sources` which file each field came from.
+    """
     if depth > 8:
-        raise ConfigError(f"{file}: files name each other more than 8 deep; is there a circle?")
+        raise ConfigError(f"{file}: files name each other more than 8 deep; break the circle")
     hints = typing.get_type_hints(cls)
     tree = dict(tree)
     base = tree.pop("extends", None)
     out: Tree = {}
     if base is not None:
         base_file = file.parent / str(base)
-        out = _expand(cls, _read(base_file), base_file, path, sources, depth + 1)
+        base_tree = _read(base_file, f"{file}: {path + '.' if path else ''}extends: ")
+        out = _expand(cls, base_tree, base_file, path, sources, depth + 1)
     for key, value in tree.items():
         section = _dataclass_of(hints.get(key))
         where = f"{path}.{key}" if path else str(key)
         if section is not None and isinstance(value, str):
             section_file = file.parent / value
-            sources[where] = str(section_file)
-            value = _expand(section, _read(section_file), section_file, where, sources, depth + 1)
-            out[key] = value
-        elif section is not None and isinstance(value, dict):
+            section_tree = _read(section_file, f"{file}: {where}: ")
+            _credit(where, str(section_file), sources)
+            out[key] = _expand(section, section_tree, section_file, where, sources, depth + 1)
+            continue
+        sources[where] = str(file)
+        if section is not None and isinstance(value, dict):
             value = _expand(section, value, file, where, sources, depth + 1)
             out[key] = _merge(out[key], value) if isinstance(out.get(key), dict) else value
         else:
             out[key] = value
     return out
+
+
+def _credit(path: str, source: str, sources: dict[str, str]) -> None:
+    """Notes that a whole section now comes from `source`, whatever its fields came from before."""
+    for field in [field for field in sources if field.startswith(f"{path}.")]:
+        del sources[field]
+    sources[path] = source
 
 
 def _merge(base: Tree, change: Tree) -> Tree:
@@ -143,13 +178,14 @@ def _set(
         section = _dataclass_of(typing.get_type_hints(section).get(part)) if section else None
         if not isinstance(node.get(part), dict):
             node[part] = {}
+            _credit(where, f"override {override!r}", sources)
         node = node[part]
-    sources[key] = f"override {override!r}"
+    _credit(key, f"override {override!r}", sources)
     hint = typing.get_type_hints(section).get(parts[-1]) if section else None
     inner = _dataclass_of(hint)
     if inner is not None and isinstance(value, str):  # model=configs/models/qwen2.5-7b.yaml
         file = pathlib.Path(value)
-        value = _expand(inner, _read(file), file, key, sources)
+        value = _expand(inner, _read(file, f"override {override!r}: "), file, key, sources)
     node[parts[-1]] = value
 
 
@@ -166,7 +202,7 @@ def _dataclass_of(hint: Any) -> type | None:
 
 
 def _source(path: str, sources: dict[str, str]) -> str:
-    parts = path.split(".") if path else []
+    parts = path.partition("[")[0].split(".") if path else []
     for length in range(len(parts), -1, -1):
         if (found := sources.get(".".join(parts[:length]))) is not None:
             return found
@@ -250,12 +286,11 @@ def _coerce_union(args: tuple, value: Any, path: str, sources: dict[str, str]) -
 
 
 def _coerce_scalar(hint: Any, value: Any, path: str, sources: dict[str, str]) -> Any:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is float and (number or isinstance(value, str)):
-        try:
-            return float(value)  # PyYAML reads 3e-6, without a dot, as a string
-        except ValueError:
-            pass
+    if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
+        with contextlib.suppress(ValueError):
+            number = float(value)  # PyYAML reads 3e-6, without a dot, as a string
+            if not math.isnan(number):  # NaN passes every check of the form `x <= 0`
+                return number
     elif hint is int and isinstance(value, int) and not isinstance(value, bool):
         return value
     elif hint in (str, bool) and isinstance(value, hint):

@@ -13,7 +13,7 @@ import math
 import os
 import pathlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -48,6 +48,10 @@ def fetch(metrics: Metrics) -> dict[str, float]:
     }
 
 
+def print_line(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
 class MetricWriter:
     """Appends rows to `folder/metrics.jsonl`, prints a line, mirrors to TensorBoard and wandb.
 
@@ -60,6 +64,7 @@ class MetricWriter:
       show: metric names to print, in order; others go to the files alone.
       tensorboard: also write TensorBoard event files to `folder/tensorboard`.
       wandb_project: also log to this wandb project; needs the package `wandb`.
+      echo: takes the printed line; None prints nothing.
     """
 
     def __init__(
@@ -70,9 +75,9 @@ class MetricWriter:
         show: tuple[str, ...] = (),
         tensorboard: bool = True,
         wandb_project: str | None = None,
-        quiet: bool = False,
+        echo: Callable[[str], None] | None = print_line,
     ):
-        self.show, self.quiet = show, quiet
+        self.show, self.echo = show, echo
         self.main = jax.process_index() == 0
         self.path = pathlib.Path(folder) / "metrics.jsonl"
         self._file = self._tensorboard = self._wandb = None
@@ -97,7 +102,7 @@ class MetricWriter:
                 ) from None
             self._wandb = wandb.init(project=wandb_project, dir=str(folder), resume="allow")
 
-    def write(self, step: int, metrics: Metrics, progress: str = "") -> dict[str, float]:
+    def write(self, step: int, metrics: Metrics) -> dict[str, float]:
         """Writes one row and prints one line; returns the row's values as floats."""
         values = fetch(metrics)
         if not self.main:
@@ -111,11 +116,9 @@ class MetricWriter:
                 self._tensorboard.add_scalar(name, value, step)
         if self._wandb is not None:
             self._wandb.log(values, step=step)
-        if not self.quiet:
-            shown = " ".join(
-                f"{k.split('/', 1)[-1]} {values[k]:.4g}" for k in self.show if k in values
-            )
-            print(f"step {step} {progress} {shown}".replace("  ", " "), file=sys.stderr, flush=True)
+        if self.echo is not None:
+            shown = [f"{k.split('/', 1)[-1]} {values[k]:.4g}" for k in self.show if k in values]
+            self.echo(" ".join(["step", str(step), *shown]))
         return values
 
     def close(self) -> None:

@@ -57,14 +57,17 @@ def reference(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT) -> jax.Array:
 def chunked(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT) -> jax.Array:
     """`CHUNK_QUERIES` queries at a time, recomputed in the backward pass: memory linear in T."""
     B, T, N, H = q_BTNH.shape
-    chunk = min(CHUNK_QUERIES, T)
-    num_chunks = -(-T // chunk)
+    num_chunks = -(-T // CHUNK_QUERIES)
+    chunk = -(-T // num_chunks)  # equal chunks: fewer than num_chunks queries are padding
     padding = num_chunks * chunk - T
+    # f32, cast back inside: the gradients of keys and values add up over the chunks in this dtype.
+    k_f32, v_f32 = k_BTKH.astype(jnp.float32), v_BTKH.astype(jnp.float32)
 
     @jax.checkpoint
     def one(q_BCNH, segment_BC, index_C):
         mask_BCT = _segment_mask(segment_BC, index_C, segment_ids_BT)
-        return masked_attention(q_BCNH, k_BTKH, v_BTKH, mask_BCT)
+        keys, values = k_f32.astype(k_BTKH.dtype), v_f32.astype(v_BTKH.dtype)
+        return masked_attention(q_BCNH, keys, values, mask_BCT)
 
     def split(x_BT, *rest):  # [B, T, ...] → [chunks, B, chunk, ...]
         padded = jnp.pad(x_BT, ((0, 0), (0, padding)) + ((0, 0),) * len(rest))

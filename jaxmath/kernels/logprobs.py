@@ -15,6 +15,7 @@ CHUNK_TOKENS = 1024  # per call of the head: 1024 x 152k f32 logits are 0.6 GB
 
 
 def _pick(hidden_BTD, head_DV, targets_BT, temperature) -> jax.Array:
+    head_DV = head_DV.astype(hidden_BTD.dtype)
     logits_BTV = jnp.einsum("BTD,DV->BTV", hidden_BTD, head_DV, preferred_element_type=jnp.float32)
     logits_BTV = logits_BTV / temperature
     target_BT = jnp.take_along_axis(logits_BTV, targets_BT[:, :, None], axis=-1)[:, :, 0]
@@ -31,8 +32,8 @@ def chunked(hidden_BTD, head_DV, targets_BT, temperature=1.0) -> jax.Array:
     gradient and never kept, and the gradient of the head accumulates over the chunks in f32.
     Returns logprob_BT, f32."""
     B, T, D = hidden_BTD.shape
-    chunk = min(T, max(1, CHUNK_TOKENS // B))
-    num_chunks = -(-T // chunk)
+    num_chunks = -(-T // max(1, CHUNK_TOKENS // B))
+    chunk = -(-T // num_chunks)  # equal chunks: fewer than num_chunks positions are padding
     padding = num_chunks * chunk - T
     hidden = jnp.pad(hidden_BTD, ((0, 0), (0, padding), (0, 0)))
     hidden = hidden.reshape(B, num_chunks, chunk, D).swapaxes(0, 1)
@@ -42,7 +43,7 @@ def chunked(hidden_BTD, head_DV, targets_BT, temperature=1.0) -> jax.Array:
 
     @jax.checkpoint
     def one(hidden_BCD, targets_BC, head):
-        return _pick(hidden_BCD, head.astype(hidden_BTD.dtype), targets_BC, temperature)
+        return _pick(hidden_BCD, head, targets_BC, temperature)
 
     logprob = jax.lax.map(lambda part: one(*part, head_f32), (hidden, targets))
     return logprob.swapaxes(0, 1).reshape(B, num_chunks * chunk)[:, :T]

@@ -6,12 +6,14 @@ The only place where Hugging Face field names meet ours.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+import math
+from typing import Any
 
 from jaxmath.kernels import attention as attention_kernels
 from jaxmath.kernels import logprobs as logprobs_kernels
 
 REMAT_POLICIES = ("none", "dots", "full")
+DTYPES = ("bfloat16", "float32")
 
 # ours ↔ config.json, for the fields that are plain numbers on both sides
 HF_FIELDS = {
@@ -52,14 +54,16 @@ class ModelConfig:
     max_positions: int = 32768
     attention: str = "chunked"
     logprobs: str = "chunked"
-    remat: Literal["none", "dots", "full"] = "full"
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    remat: str = "full"
+    dtype: str = "bfloat16"
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if isinstance(value, int) and not isinstance(value, bool) and value < 1:
                 raise ValueError(f"{field.name} is {value}; expected at least 1")
+            if isinstance(value, float) and not 0 < value < math.inf:
+                raise ValueError(f"{field.name} is {value}; expected a number above 0")
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
                 f"num_heads {self.num_heads} is not a multiple of num_kv_heads "
@@ -70,6 +74,8 @@ class ModelConfig:
         for name, table in (
             ("attention", attention_kernels.ATTENTION),
             ("logprobs", logprobs_kernels.LOGPROBS),
+            ("remat", REMAT_POLICIES),
+            ("dtype", DTYPES),
         ):
             if getattr(self, name) not in table:
                 raise ValueError(
@@ -114,10 +120,15 @@ def from_hf(hf: dict[str, Any], **how: Any) -> ModelConfig:
         raise ValueError(f"hidden_act is {act!r}; only 'silu' is supported")
     if hf.get("attention_dropout"):
         raise ValueError(f"attention_dropout is {hf['attention_dropout']}; only 0 is supported")
-    missing = [name for name in HF_FIELDS.values() if name not in hf and name not in _HF_DEFAULTS]
-    if missing:
-        raise ValueError(f"config.json lacks {', '.join(missing)}")
-    fields = {ours: hf.get(name, _HF_DEFAULTS.get(name)) for ours, name in HF_FIELDS.items()}
+    if hf.get("quantization_config"):
+        raise ValueError(
+            "the weights are quantized (quantization_config), which is not implemented; use the "
+            "checkpoint in bfloat16"
+        )
+    given = {**_HF_DEFAULTS, **{name: value for name, value in hf.items() if value is not None}}
+    if missing := [name for name in HF_FIELDS.values() if name not in given]:
+        raise ValueError(f"config.json lacks {', '.join(missing)}; add the model's own values")
+    fields = {ours: given[name] for ours, name in HF_FIELDS.items()}
     head_dim = hf.get("head_dim") or hf["hidden_size"] // hf["num_attention_heads"]
     return ModelConfig(**fields, head_dim=head_dim, rope_theta=_rope_theta(hf), **how)
 
@@ -161,19 +172,23 @@ _HF_DEFAULTS = {
 
 
 def _rope_theta(hf: dict[str, Any]) -> float:
-    rope = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind != "default":
-        raise ValueError(f"rotary embedding of type {kind!r} is not implemented; only 'default' is")
-    theta = rope.get("rope_theta", hf.get("rope_theta"))
-    if theta is None:
+    nested = [hf[name] for name in ("rope_parameters", "rope_scaling") if hf.get(name)]
+    for rope in nested:
+        kind = rope.get("rope_type", rope.get("type", "default"))
+        if kind != "default":
+            raise ValueError(
+                f"rotary embedding of type {kind!r} is not implemented; only 'default' is"
+            )
+    stated = [rope.get("rope_theta") for rope in (hf, *nested)]
+    stated = sorted({float(theta) for theta in stated if theta is not None})
+    if not stated:
         raise ValueError(
             "config.json has neither rope_theta nor rope_parameters.rope_theta; add the value the "
             "model was trained with (Qwen2.5: 1000000.0, Qwen2.5-Math: 10000.0)"
         )
-    if "rope_theta" in rope and hf.get("rope_theta") not in (None, rope["rope_theta"]):
+    if len(stated) > 1:
         raise ValueError(
-            f"config.json states rope_theta {hf['rope_theta']} and rope_parameters.rope_theta "
-            f"{rope['rope_theta']}; make them equal"
+            f"config.json states rope_theta and rope_parameters.rope_theta as "
+            f"{' and '.join(map(str, stated))}; make them equal"
         )
-    return float(theta)
+    return stated[0]

@@ -37,18 +37,35 @@ def allocate(config: ModelConfig, batch: int, length: int, dtype: Any = None) ->
     return KVCache(tuple(make() for _ in layers), tuple(make() for _ in layers))
 
 
-def write_prompt(cache_BKSH, new_BTKH) -> jax.Array:
-    """Puts the T tokens of each row at positions 0 … T-1."""
-    new_BKTH = new_BTKH.swapaxes(1, 2).astype(cache_BKSH.dtype)
-    cache_BKSH = jax.lax.dynamic_update_slice(cache_BKSH, new_BKTH, (0, 0, 0, 0))
-    return sharding.constrain(cache_BKSH, *CACHE_AXES)
+def insert(cache: KVCache, prompt: KVCache, row_I, slot_I, count) -> KVCache:
+    """Copies prompt `row_I[i]` into positions 0 … T-1 of slot `slot_I[i]`, for i < count.
+
+    Args:
+      prompt: [P, K, T, H] per layer, T at most the cache length.
+      row_I, slot_I: i32; several slots may take one row.
+      count: i32[]; the copy costs as much as there are entries in use.
+    """
+    # Rows move between shards here: gathered once, outside the loop.
+    gather = lambda x_PKTH: sharding.constrain(x_PKTH, None, *CACHE_AXES[1:])  # noqa: E731
+    prompt = jax.tree.map(gather, prompt)
+
+    def copy(i, cache):
+        def one(x_BKSH, new_PKTH):
+            new_1KTH = jax.lax.dynamic_slice_in_dim(new_PKTH, row_I[i], 1)
+            new_1KTH = new_1KTH.astype(x_BKSH.dtype)
+            return jax.lax.dynamic_update_slice(x_BKSH, new_1KTH, (slot_I[i], 0, 0, 0))
+
+        return jax.tree.map(one, cache, prompt)
+
+    cache = jax.lax.fori_loop(0, count, copy, cache)
+    return jax.tree.map(lambda x_BKSH: sharding.constrain(x_BKSH, *CACHE_AXES), cache)
 
 
 def write_token(cache_BKSH, new_B1KH, position_B) -> jax.Array:
     """Puts one token of each row at its position; a position beyond the cache is dropped."""
-    rows_B = jnp.arange(cache_BKSH.shape[0])
-    new_BKH = new_B1KH[:, 0].astype(cache_BKSH.dtype)
-    cache_BKSH = cache_BKSH.at[rows_B, :, position_B].set(new_BKH, mode="drop")
+    # vmap, not rows in the index: a scatter that batches over rows needs no other shard's tokens.
+    put = jax.vmap(lambda row_KSH, new_KH, at: row_KSH.at[:, at].set(new_KH, mode="drop"))
+    cache_BKSH = put(cache_BKSH, new_B1KH[:, 0].astype(cache_BKSH.dtype), position_B)
     return sharding.constrain(cache_BKSH, *CACHE_AXES)
 
 

@@ -197,7 +197,7 @@ def init_sharded(config: ModelConfig, key: jax.Array, mesh: Mesh) -> Qwen2:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class DecodeParams:
-    """The same parameters, one `Block` per layer, in the compute dtype."""
+    """The same parameters, one `Block` per layer, in the compute dtype; norm scales keep theirs."""
 
     embed_VD: jax.Array
     blocks: tuple[Block, ...]
@@ -214,14 +214,18 @@ def unstack(model: Qwen2, dtype: Any = None) -> DecodeParams:
     """
     config = model.config
     dtype = jnp.dtype(dtype or config.dtype)
-    cast = lambda tree: jax.tree.map(lambda x: x.astype(dtype), tree)  # noqa: E731
+
+    def single(stacked, i):
+        # Norm scales (rank 1) are f32 in training too: rounding them would move the logprobs.
+        return stacked[i] if stacked.ndim == 2 else stacked[i].astype(dtype)
+
     blocks = tuple(
-        cast(jax.tree.map(lambda x, i=i: x[i], model.layers)) for i in range(config.num_layers)
+        jax.tree.map(lambda x, i=i: single(x, i), model.layers) for i in range(config.num_layers)
     )
     return DecodeParams(
         embed_VD=model.embed_VD[...].astype(dtype),
         blocks=blocks,
-        final_norm_D=model.final_norm_D[...].astype(dtype),
+        final_norm_D=model.final_norm_D[...],
         head_DV=model.head().astype(dtype),
         config=config,
     )

@@ -1,0 +1,205 @@
+"""`python -m jaxmath VERB CONFIG.yaml [section.field=value …]`"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import pathlib
+import sys
+import traceback
+from collections.abc import Sequence
+
+from jaxmath import config as config_lib
+
+# exit codes a supervisor can act on
+CONFIGURATION, INPUT = 64, 65
+
+# verb → (module in jaxmath.runs, its config class, help)
+CONFIGURED = {
+    "problems": ("problems", "ProblemsConfig", "write generated maths problems and a tokenizer"),
+    "synth": ("synth", "SynthRun", "sample a teacher's solutions and keep the right ones"),
+    "sft": ("sft", "SftRun", "supervised fine-tuning, or training from random parameters"),
+    "prime": ("prime", "PrimeRun", "online reinforcement learning with an implicit PRM"),
+    "eval": ("evaluate", "EvalRun", "benchmarks: sample, grade, score with intervals"),
+    "generate": ("generate", "GenerateRun", "prompts in, text out"),
+    "recipe": ("recipe", "RecipeRun", "all stages of one file, in order, resumable"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one verb. Returns the exit code: 0, 64 (configuration), 65 (input), or the verb's own.
+
+    Anything else that goes wrong is a bug: its traceback is shown.
+    """
+    arguments = _parse(argv)
+    try:
+        _configure_jax(arguments.verb)
+        return arguments.call(arguments) or 0
+    except config_lib.ConfigError as error:
+        print(f"ConfigError: {error}", file=sys.stderr)
+        return CONFIGURATION
+    except ValueError as error:
+        if not _raised_by_us(error):
+            raise
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return INPUT
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """argparse takes positional arguments from one place only; overrides may stand anywhere."""
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    overrides = getattr(arguments, "overrides", None)
+    if rest and (overrides is None or any(a.startswith("-") or "=" not in a for a in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        overrides += rest
+    return arguments
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="jaxmath",
+        description="INTELLECT-MATH in JAX: synthesis, SFT, PRIME, evaluation, conversion.",
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for verb, (module, cls, text) in CONFIGURED.items():
+        sub = verbs.add_parser(verb, help=text, description=text)
+        sub.add_argument("config", metavar="CONFIG.yaml", nargs="?" if verb == "eval" else None)
+        sub.add_argument("overrides", nargs="*", metavar="section.field=value")
+        sub.add_argument(
+            "--dry-run",
+            action="store_true",
+            help="print the resolved config, mesh, parameter count and token budget, and stop",
+        )
+        if verb == "eval":
+            sub.add_argument(
+                "--compare",
+                nargs=2,
+                metavar=("RUN_A", "RUN_B"),
+                help="paired difference between two finished evaluations, with an interval",
+            )
+        if verb == "generate":
+            sub.add_argument("--prompt", help="answer this one question and print the response")
+        sub.set_defaults(call=_run_configured, module=module, cls=cls)
+
+    convert = verbs.add_parser("convert", help="checkpoints from and to Hugging Face format")
+    directions = convert.add_subparsers(dest="direction", required=True)
+    for direction, (first, second) in {
+        "import": ("HF_FOLDER", "CHECKPOINT"),
+        "export": ("CHECKPOINT", "HF_FOLDER"),  # a checkpoint folder, or that of a run
+    }.items():
+        sub = directions.add_parser(direction, help=f"{first} to {second}")
+        sub.add_argument("source", metavar=first)
+        sub.add_argument("target", metavar=second)
+        sub.add_argument(
+            "--dtype", choices=("float32", "bfloat16", "float16"), help="default: kept"
+        )
+        if direction == "export":
+            sub.add_argument("--step", type=int, help="default: the newest")
+            sub.add_argument("--overwrite", action="store_true", help="replace an existing folder")
+        sub.set_defaults(call=_convert)
+
+    verify = verbs.add_parser("verify", help="grade rows of gold and response, or gold and pred")
+    verify.add_argument("input", metavar="IN.jsonl")
+    verify.add_argument("--out", required=True, metavar="OUT.jsonl")
+    verify.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    verify.add_argument("--timeout-s", type=float, default=10.0, help="per row, from its start")
+    verify.set_defaults(call=_verify)
+
+    replay = verbs.add_parser("replay", help="recompute a recorded PRIME update and compare")
+    replay.add_argument("--case", required=True, metavar="FOLDER")
+    replay.add_argument("--tolerance", type=float, default=1e-4, help="relative")
+    replay.set_defaults(call=_replay)
+    return parser
+
+
+def _run_configured(arguments: argparse.Namespace) -> int:
+    module = importlib.import_module(f"jaxmath.runs.{arguments.module}")
+    if getattr(arguments, "compare", None):
+        print(module.compare(*arguments.compare))
+        return 0
+    if arguments.config is None:
+        raise config_lib.ConfigError("eval needs CONFIG.yaml, or --compare RUN_A RUN_B")
+    path, overrides = arguments.config, list(arguments.overrides)
+    if not pathlib.Path(path).exists() and "=" in path:
+        raise config_lib.ConfigError(f"expected CONFIG.yaml before the override {path!r}")
+    config = config_lib.load(getattr(module, arguments.cls), path, overrides)
+    if arguments.dry_run:
+        print(config_lib.dump(config), end="")
+        for name, value in module.plan(config).items():
+            print(f"# {name}: {value}")
+        return 0
+    if getattr(arguments, "prompt", None) is not None:
+        print(module.answer(config, arguments.prompt))
+        return 0
+    report = module.run(config)
+    for name, value in report.summary.items():
+        print(f"{name}: {value}")
+    for path in report.artefacts:
+        print(f"→ {path}")
+    return 0
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    from jaxmath.runs import convert, models
+
+    if arguments.direction == "import":
+        convert.import_hf(arguments.source, arguments.target, dtype=arguments.dtype)
+    else:
+        convert.export_hf(
+            models.checkpoint_path(arguments.source),
+            arguments.target,
+            dtype=arguments.dtype,
+            step=arguments.step,
+            overwrite=arguments.overwrite,
+        )
+    print(f"→ {arguments.target}")
+    return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from jaxmath.runs import verify
+
+    counts = verify.run(
+        arguments.input,
+        arguments.out,
+        num_workers=arguments.workers,
+        timeout_s=arguments.timeout_s,
+    )
+    for outcome, count in counts.items():
+        print(f"{outcome}: {count}")
+    return 0
+
+
+def _replay(arguments: argparse.Namespace) -> int:
+    from jaxmath.runs import replay
+
+    return replay.run(arguments.case, tolerance=arguments.tolerance)
+
+
+def _configure_jax(verb: str) -> None:
+    """A compilation cache that outlives the process, in a folder only its owner can read."""
+    if verb == "verify" or "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    import jax
+
+    root = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache"))
+    folder = root / "jaxmath" / "xla"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError:
+        return  # a read-only home costs compile time, nothing else
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+def _raised_by_us(error: BaseException) -> bool:
+    """Whether the message comes from this package, so that a user can act on it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    package = str(pathlib.Path(__file__).resolve().parent)
+    return bool(frames) and frames[-1].filename.startswith(package)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,202 @@
+"""Conversations to token rows of one shape, and which rows make which step.
+
+Packing is planned once over the whole data set, so a batch is a pure function of the step number:
+a run resumes from its step counter alone, on any number of hosts.
+"""
+
+import bisect
+import collections
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from jaxmath.data.records import Conversation
+from jaxmath.data.tokenizer import Tokenizer
+
+Reduction = Literal["token_mean", "sequence_mean"]
+
+
+@dataclasses.dataclass(frozen=True)
+class SftExample:
+    """One conversation. loss_mask[t] is true where token t is a target, predicted from before t.
+
+    tokens: i32[T]; loss_mask: bool[T], false at 0.
+    """
+
+    tokens: np.ndarray
+    loss_mask: np.ndarray
+
+
+class SftBatch(NamedTuple):
+    """Rows of packed examples; the loss is sum(loss_weights · nll) / sum(loss_weights).
+
+    tokens_BT: i32; 0 on padding.
+    positions_BT: i32, from 0 in each segment; 0 on padding.
+    segment_ids_BT: i32, 1, 2, … along a row; 0 on padding.
+    loss_weights_BT: f32, of token t as a target; 0 on prompts, on padding and on the first token of
+      a segment.
+    """
+
+    tokens_BT: np.ndarray
+    positions_BT: np.ndarray
+    segment_ids_BT: np.ndarray
+    loss_weights_BT: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class EncodeCounts:
+    """What happened to the conversations of a data set."""
+
+    num_read: int
+    num_kept: int
+    num_truncated: int
+    num_without_target: int
+
+
+def encode_conversation(
+    tokenizer: Tokenizer, conversation: Conversation, max_tokens: int
+) -> SftExample:
+    """Ids of the whole chat, cut on the right at `max_tokens`; targets are assistant text and EOS.
+
+    A chat that was cut has no EOS target (open-instruct `finetune.py`, as INTELLECT-MATH ran it).
+    """
+    ids, mask = tokenizer.encode_chat_with_mask(conversation.messages)
+    tokens = np.asarray(ids[:max_tokens], np.int32)
+    loss_mask = np.asarray(mask[:max_tokens], bool)
+    loss_mask[:1] = False  # nothing comes before the first token
+    return SftExample(tokens, loss_mask)
+
+
+def encode_conversations(
+    tokenizer: Tokenizer, conversations: Iterable[Conversation], max_tokens: int
+) -> tuple[list[SftExample], EncodeCounts]:
+    """Examples in order, those without any target left out and counted."""
+    examples, num_read, num_truncated = [], 0, 0
+    for conversation in conversations:
+        num_read += 1
+        # One token more than allowed tells a chat that fits from one that is cut.
+        example = encode_conversation(tokenizer, conversation, max_tokens + 1)
+        if len(example.tokens) > max_tokens:
+            num_truncated += 1
+            example = SftExample(example.tokens[:max_tokens], example.loss_mask[:max_tokens])
+        if example.loss_mask.any():
+            examples.append(example)
+    num_without = num_read - len(examples)
+    return examples, EncodeCounts(num_read, len(examples), num_truncated, num_without)
+
+
+def plan_rows(lengths: Sequence[int], row_tokens: int) -> list[list[int]]:
+    """Best-fit decreasing: rows of indices whose lengths sum to at most `row_tokens`.
+
+    Longest first, each into the fullest row that still holds it. Deterministic.
+
+    Raises:
+      ValueError: an example is longer than a row.
+    """
+    rows: list[list[int]] = []
+    rows_by_room = collections.defaultdict(list)
+    rooms: list[int] = []  # the distinct free lengths of rows that are not full, ascending
+    for index in np.argsort(-np.asarray(lengths), kind="stable").tolist():
+        length = int(lengths[index])
+        if length > row_tokens:
+            raise ValueError(
+                f"example {index} has {length} tokens, a row holds {row_tokens}; "
+                "raise row_tokens or lower max_tokens"
+            )
+        at = bisect.bisect_left(rooms, length)
+        if at < len(rooms):
+            room = rooms[at]
+            row = rows_by_room[room].pop()
+            if not rows_by_room[room]:
+                rooms.pop(at)
+        else:
+            room, row = row_tokens, len(rows)
+            rows.append([])
+        rows[row].append(index)
+        left = room - length
+        if left:
+            if not rows_by_room[left]:
+                bisect.insort(rooms, left)
+            rows_by_room[left].append(row)
+    return rows
+
+
+class SftData:
+    """Batches of a fixed shape [batch_rows, row_tokens] as a pure function of the step.
+
+    The rows of one epoch after another, each epoch in its own order drawn from (seed, epoch), are
+    one endless stream, of which step s takes rows s·batch_rows and on: every example comes exactly
+    once an epoch, and none is dropped where an epoch does not divide into batches.
+
+    steps_per_epoch: steps that cover an epoch, rounded up.
+    fill: share of the positions of all rows that hold a token.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[SftExample],
+        row_tokens: int,
+        batch_rows: int,
+        reduction: Reduction,
+        seed: int,
+        pack: bool = True,
+    ):
+        if not examples:
+            raise ValueError("no example to train on; every conversation was dropped or none read")
+        if batch_rows < 1:
+            raise ValueError(f"batch_rows must be at least 1, got {batch_rows}")
+        if reduction not in ("token_mean", "sequence_mean"):
+            raise ValueError(f"reduction is {reduction!r}, expected token_mean or sequence_mean")
+        self.examples = examples
+        self.row_tokens, self.batch_rows = row_tokens, batch_rows
+        self.reduction, self.seed = reduction, seed
+        lengths = [len(example.tokens) for example in examples]
+        rows = plan_rows(lengths, row_tokens)
+        self.rows = rows if pack else [[index] for index in range(len(examples))]
+        self.steps_per_epoch = self.num_steps(1)
+        self.num_tokens = sum(lengths)
+        self.fill = self.num_tokens / (len(self.rows) * row_tokens)
+
+    def num_steps(self, num_epochs: int) -> int:
+        """Steps that cover `num_epochs` epochs, rounded up once at the end."""
+        return -(-num_epochs * len(self.rows) // self.batch_rows)
+
+    def rows_at(self, step: int) -> list[list[int]]:
+        """Indices into `examples` of each row of this step's batch."""
+        rows = []
+        stream = np.arange(step * self.batch_rows, (step + 1) * self.batch_rows)
+        for epoch in np.unique(stream // len(self.rows)):
+            order = prompt_order(len(self.rows), self.seed, int(epoch))
+            places = stream[stream // len(self.rows) == epoch] % len(self.rows)
+            rows.extend(self.rows[i] for i in order[places])
+        return rows
+
+    def batch_at(self, step: int) -> SftBatch:
+        """The batch of step 0, 1, …"""
+        shape = (self.batch_rows, self.row_tokens)
+        batch = SftBatch(
+            *(np.zeros(shape, np.int32) for _ in range(3)),
+            loss_weights_BT=np.zeros(shape, np.float32),
+        )
+        for b, row in enumerate(self.rows_at(step)):
+            start = 0
+            for segment, index in enumerate(row, start=1):
+                example = self.examples[index]
+                end = start + len(example.tokens)
+                batch.tokens_BT[b, start:end] = example.tokens
+                batch.positions_BT[b, start:end] = np.arange(end - start)
+                batch.segment_ids_BT[b, start:end] = segment
+                batch.loss_weights_BT[b, start:end] = self._weights(example.loss_mask)
+                start = end
+        return batch
+
+    def _weights(self, loss_mask: np.ndarray) -> np.ndarray:
+        weights = loss_mask.astype(np.float32)
+        return weights / weights.sum() if self.reduction == "sequence_mean" else weights
+
+
+def prompt_order(num: int, seed: int, epoch: int) -> np.ndarray:
+    """i64[num]: a permutation of 0 … num-1 that depends on (num, seed, epoch) alone."""
+    return np.random.default_rng((seed, epoch)).permutation(num)

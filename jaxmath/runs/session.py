@@ -1,0 +1,126 @@
+"""What every run does before its first act: run folder, record of the circumstances, mesh.
+
+output/
+  config.yaml         the resolved config
+  environment.json    package versions, git commit, devices, seed
+  metrics.jsonl, tensorboard/, checkpoints/, …   as the run writes them
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from jaxmath import config as config_lib
+from jaxmath import sharding
+
+PACKAGES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "transformers",
+    "datasets",
+    "safetensors",
+    "sympy",
+    "mpmath",
+    "numpy",
+)
+
+
+def open_folder(config: Any, verb: str) -> pathlib.Path:
+    """Makes `config.output` and records in it what is about to run.
+
+    Raises:
+      ValueError: the folder cannot be written, or holds a run of another verb.
+    """
+    folder = pathlib.Path(config.output)
+    record = folder / "environment.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if record.exists() and (other := json.loads(record.read_text())["verb"]) != verb:
+            raise ValueError(
+                f"{folder} holds a run of '{other}', not of '{verb}'; choose another output"
+            )
+        if jax.process_index() == 0:
+            write_atomic(folder / "config.yaml", config_lib.dump(config))
+            write_atomic(record, json.dumps(environment(verb, config), indent=2) + "\n")
+    except OSError as error:
+        raise ValueError(
+            f"output {folder} cannot be written ({error.strerror}); choose a folder that can"
+        ) from None
+    return folder
+
+
+def environment(verb: str, config: Any) -> dict[str, Any]:
+    """Where and with what a run happens, enough to repeat it."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = None
+    devices = jax.devices()
+    return {
+        "verb": verb,
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "packages": versions,
+        "git_commit": git_commit(),
+        "device_kind": devices[0].device_kind,
+        "num_devices": len(devices),
+        "num_processes": jax.process_count(),
+        "seed": getattr(config, "seed", None),
+        "config_fingerprint": config_lib.fingerprint(config),
+    }
+
+
+def git_commit() -> str | None:
+    """The commit of the source tree, with "+changes" where it differs; None outside a checkout."""
+    folder = pathlib.Path(__file__).resolve().parents[2]
+    if not (folder / ".git").exists():
+        return None
+    try:
+        git = lambda *args: subprocess.run(  # noqa: E731
+            ["git", "-C", str(folder), *args], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def make_mesh(config: Any) -> Mesh:
+    """The mesh of `config.mesh`; an impossible one is a ConfigError."""
+    try:
+        return sharding.make_mesh(config.mesh)
+    except ValueError as error:
+        raise config_lib.ConfigError(f"mesh: {error}") from None
+
+
+def write_atomic(path: pathlib.Path, text: str) -> None:
+    """The file is the old one or the new one, whenever the process dies."""
+    scratch = path.with_name(path.name + ".tmp")
+    with scratch.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(scratch, path)
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """How a run ended, for people and for `recipe`."""
+
+    summary: dict[str, Any]  # small JSON-able facts, such as the accuracy
+    artefacts: tuple[str, ...]  # paths it leaves behind

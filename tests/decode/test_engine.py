@@ -1,0 +1,107 @@
+"""The compiled programs: how many there are, what they copy, and what they send between devices."""
+
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from jaxmath import sharding
+from jaxmath.decode import engine
+from jaxmath.decode.generate import DecodeConfig, Generator, Request
+from jaxmath.decode.sampling import SamplingConfig
+from jaxmath.model import qwen2
+from jaxmath.model.config import ModelConfig
+
+MODEL = ModelConfig(
+    vocab_size=96,
+    num_layers=2,
+    embed_dim=64,
+    mlp_dim=96,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=16,
+    rms_norm_eps=1.5e-6,  # a model of this file alone: nothing of it is compiled before
+    dtype="float32",
+)
+
+
+def make_generator(sizes=(1, 1, 1), **decode):
+    devices = jax.devices()[: int(np.prod(sizes))]
+    mesh = sharding.make_mesh(sharding.MeshConfig(*sizes), devices)
+    return Generator(MODEL, DecodeConfig(**decode), SamplingConfig(max_tokens=16), (5,), mesh)
+
+
+def chunk_program(generator):
+    """The decode program, compiled for shapes alone."""
+    model = qwen2.init_sharded(MODEL, jax.random.key(0), generator.mesh)
+    params = generator.decode_params(model)
+    with jax.set_mesh(generator.mesh):
+        return generator._chunk.lower(params, generator._init(), np.int32(1)).compile()
+
+
+def test_programs_are_few_and_compiled_once():
+    generator = make_generator(slots=4, max_prompt_tokens=12, chunk_tokens=5)
+    model = qwen2.init_sharded(MODEL, jax.random.key(2), generator.mesh)
+    other = jax.tree.map(lambda x: x * 1.5, model)
+    rng = np.random.default_rng(0)
+    requests = [
+        Request(p, s, tuple(rng.integers(0, 96, 1 + p % 12).tolist()))
+        for p in range(16)
+        for s in range(2)
+    ]
+    compiled = []
+
+    def listen(event, duration, **_):
+        if event.endswith("backend_compile_duration"):
+            compiled.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        first = list(generator.generate(generator.decode_params(model), requests))
+        num_first = len(compiled)
+        second = list(generator.generate(generator.decode_params(other), requests[3:], seed=4))
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert (len(first), len(second)) == (32, 29)
+    # parameters, an empty state, one prefill for each of three buckets, the chunk
+    assert 1 <= num_first <= 6
+    assert len(compiled) == num_first, "the same shapes were compiled again"
+
+
+def test_a_chunk_updates_the_cache_in_place():
+    generator = make_generator(slots=8, max_prompt_tokens=256)
+    layer_bytes = 4 * 8 * MODEL.num_kv_heads * (256 + 16) * MODEL.head_dim
+    memory = chunk_program(generator).memory_analysis()
+    assert memory.alias_size_in_bytes >= 2 * MODEL.num_layers * layer_bytes
+    assert memory.temp_size_in_bytes < layer_bytes
+
+
+def test_a_step_has_two_all_reduces_per_layer_and_sends_nothing_else_of_that_size():
+    generator = make_generator((2, 2, 2), slots=16, max_prompt_tokens=64)
+    per_shard = 16 // 4 * MODEL.embed_dim  # residual stream of one token per slot
+    kinds = []
+    for line in chunk_program(generator).as_text().splitlines():
+        found = re.search(r"= \(?\w+\[([\d,]*)\].* (all-\w+|collective-\w+|reduce-scatter)\(", line)
+        if found and "while/body" in line:
+            size = np.prod([int(n) for n in found[1].split(",") if n], initial=1)
+            if size >= per_shard:
+                kinds.append(found[2])
+    assert kinds == ["all-reduce"] * (2 * MODEL.num_layers)
+
+
+def test_parameters_are_split_over_tensor_only():
+    generator = make_generator((2, 2, 2), slots=8, max_prompt_tokens=12)
+    params = generator.decode_params(qwen2.init_sharded(MODEL, jax.random.key(0), generator.mesh))
+    specs = {tuple(x.sharding.spec) for x in jax.tree.leaves(params)}
+    assert {axis for spec in specs for axis in spec} == {None, "tensor"}
+    assert params.blocks[1].gate_DF[...].addressable_shards[0].data.shape == (64, 48)
+
+
+def test_heads_that_the_mesh_does_not_divide_are_refused_by_name():
+    with pytest.raises(ValueError, match="kv_heads.*size 2.*tensor of size 4"):
+        make_generator((2, 1, 4), slots=8, max_prompt_tokens=12)
+    mesh = sharding.make_mesh(sharding.MeshConfig(2, 1, 4))
+    model = qwen2.init_sharded(MODEL, jax.random.key(0), sharding.make_mesh(sharding.MeshConfig()))
+    with pytest.raises(ValueError, match="wk_DKH.*tensor of size 4"):
+        engine.decode_params(model, mesh)

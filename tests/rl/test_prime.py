@@ -1,0 +1,377 @@
+"""One PRIME update: who is updated when, with what, and that it finds a toy reward."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxmath import metrics, sharding
+from jaxmath.model import qwen2
+from jaxmath.model.config import ModelConfig
+from jaxmath.rl import prime, process_rewards, rollouts
+from jaxmath.rl.config import RlConfig
+from jaxmath.rl.rollouts import Group, Prompt, Sample
+from jaxmath.train import optimizer, state
+from jaxmath.train.optimizer import OptimizerConfig
+
+TINY = ModelConfig(24, 1, 16, 24, 4, 2, 8, dtype="float32")
+EOS = 1
+
+
+def config(**fields):
+    base = {
+        "num_prompts": 4,
+        "num_responses": 4,
+        "max_prompt_tokens": 4,
+        "max_response_tokens": 8,
+        "policy_minibatch_size": 4,
+        "prm_minibatch_size": 4,
+        "microbatch_size": 2,
+        "policy_optimizer": OptimizerConfig(1e-2, weight_decay=0.01),
+        "prm_optimizer": OptimizerConfig(2e-2, clip_norm=10.0),
+    }
+    return RlConfig(**base | fields)
+
+
+@functools.cache
+def params(seed=0):
+    return qwen2.Qwen2(TINY, jax.random.key(seed))
+
+
+@functools.cache
+def rollout_batch(seed=0):
+    rng = np.random.default_rng(seed)
+    groups = []
+    for prompt in range(4):
+        tokens = tuple(int(t) for t in rng.integers(2, TINY.vocab_size, rng.integers(2, 5)))
+        samples = []
+        for _ in range(4):
+            length = int(rng.integers(1, 9))
+            response = [int(t) for t in rng.integers(2, TINY.vocab_size, length)]
+            response[-1] = EOS if rng.random() < 0.8 else response[-1]
+            samples.append(Sample(tuple(response), float(rng.random() < 0.5), -np.ones(length)))
+        groups.append(Group(Prompt(prompt, tokens), tuple(samples)))
+    batch = rollouts.to_batch(
+        groups, max_prompt_tokens=4, max_response_tokens=8, pad_id=0, eos_ids=(EOS,)
+    )
+    return batch._replace(old_logprob_BT=score(params(), batch))
+
+
+@functools.partial(jax.jit, static_argnames="temperature")
+def score(model, batch, temperature=1.0):
+    return prime.score(model, batch, microbatch_size=2, temperature=temperature)
+
+
+def optimizers(rl):
+    return {
+        "policy_optimizer": optimizer.make_optimizer(rl.policy_optimizer, 100),
+        "prm_optimizer": optimizer.make_optimizer(rl.prm_optimizer, 100),
+    }
+
+
+def start(rl, policy=0, prm=0):
+    both = optimizers(rl)
+    return prime.PrimeState(
+        state.create(params(policy), both["policy_optimizer"]),
+        state.create(params(prm), both["prm_optimizer"]),
+    )
+
+
+@functools.cache
+def program(rl):
+    return jax.jit(functools.partial(prime.prime_update, config=rl, **optimizers(rl)))
+
+
+def update(rl, ref=0, batch=None, policy=0, prm=0):
+    batch = rollout_batch() if batch is None else batch
+    return program(rl)(start(rl, policy, prm), None if ref is None else params(ref), batch)
+
+
+def worst(a, b):
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return max(float(jnp.max(jnp.abs(x - y))) for x, y in pairs)
+
+
+# --- the implicit PRM
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_process_rewards_are_exactly_zero_while_the_prm_is_its_reference(dtype):
+    model = qwen2.Qwen2(dataclasses.replace(TINY, dtype=dtype), jax.random.key(3))
+    rl = config(prm_update="none", prm_zero_below=0.0)
+    both = optimizers(rl)
+    fresh = prime.PrimeState(
+        state.create(model, both["policy_optimizer"]), state.create(model, both["prm_optimizer"])
+    )
+    _, reported, between = program(rl)(fresh, model, rollout_batch())
+    assert not np.any(np.asarray(between.score_BT))
+    assert not np.any(np.asarray(between.process_reward_BT))
+    np.testing.assert_allclose(
+        metrics.fetch(reported)["reward_model/prm_loss"], np.log(2), rtol=1e-6
+    )
+
+
+def test_update_after_scores_each_minibatch_with_the_prm_of_that_moment():
+    rl = config()
+    after, _, between = update(rl)
+    step = optimizers(rl)["prm_optimizer"]
+    batch, prm = rollout_batch(), start(rl).prm
+
+    @jax.jit
+    @jax.value_and_grad
+    def value_and_grad(model, rows, ref_BT):
+        score_BT = process_rewards.token_scores(score(model, rows), ref_BT, rows.response_mask_BT)
+        score_B = process_rewards.response_scores(score_BT)
+        return jnp.mean(process_rewards.cross_entropy(score_B, rows.outcome_reward_B, beta=0.05))
+
+    zero = process_rewards.response_scores(between.score_BT[:4])
+    assert not np.any(np.asarray(zero))  # the first is scored by a PRM that has learnt nothing
+    for first in range(0, 16, 4):
+        rows = jax.tree.map(lambda x, first=first: x[first : first + 4], batch)
+        expected_BT = score(prm.params, rows)
+        np.testing.assert_allclose(
+            between.prm_logprob_BT[first : first + 4], expected_BT, rtol=1e-4, atol=1e-5
+        )
+        value, grads = value_and_grad(prm.params, rows, score(params(), rows))
+        prm, _ = state.apply_gradients(prm, grads, value, step)
+    # Adam turns rounding of tiny gradients into steps; moments are compared instead of parameters.
+    assert worst(after.prm.opt_state, prm.opt_state) < 1e-5
+    assert int(after.prm.step) == 4
+
+
+def test_update_before_scores_everything_with_the_trained_prm():
+    after, _, between = update(config(prm_update="before"))
+    batch = rollout_batch()
+    np.testing.assert_allclose(between.prm_logprob_BT, score(after.prm.params, batch), atol=1e-5)
+    np.testing.assert_allclose(between.ref_logprob_BT, score(params(), batch), atol=1e-5)
+    trained_first, _, _ = update(config())
+    assert worst(after.prm.opt_state, trained_first.prm.opt_state) < 1e-6
+
+
+def test_without_an_update_the_prm_stays_and_still_scores():
+    after, reported, between = update(config(prm_update="none"), ref=1)
+    assert worst(after.prm, start(config()).prm) == 0.0
+    assert float(jnp.max(jnp.abs(between.process_reward_BT))) > 0.1
+    assert "reward_model/grad_norm" not in reported and "reward_model/prm_loss" in reported
+
+
+def test_with_the_policy_as_reference_old_logprobs_are_the_reference():
+    batch = rollout_batch()
+    _, _, between = update(config(ref_type="policy", prm_update="none"), ref=None, prm=1)
+    np.testing.assert_array_equal(between.ref_logprob_BT, batch.old_logprob_BT)
+    _, _, frozen = update(config(prm_update="none"), prm=1)
+    np.testing.assert_allclose(between.score_BT, frozen.score_BT, atol=1e-5)
+
+
+def test_whole_granularity_pays_each_response_at_its_end():
+    _, _, between = update(config(prm_granularity="whole", prm_update="none"), ref=1)
+    last_BT = np.asarray(process_rewards.last_token(rollout_batch().response_mask_BT))
+    total_B = np.asarray(between.score_BT).sum(axis=1)
+    expected_BT = last_BT * (total_B / np.abs(total_B).max())[:, None]
+    np.testing.assert_allclose(between.process_reward_BT, expected_BT, rtol=1e-4, atol=1e-7)
+
+
+# --- the policy
+
+
+def test_four_updates_of_each_model_per_rollout_batch():
+    rl = config()
+    assert (rl.policy_updates, rl.prm_updates) == (4, 4)
+    after, _, _ = update(rl)
+    assert int(after.policy.step) == int(after.prm.step) == 4
+    assert int(after.policy.opt_state[1].count) == int(after.prm.opt_state[1].count) == 4
+    published = RlConfig()
+    assert (published.policy_updates, published.prm_updates) == (4, 4)
+
+
+@pytest.mark.parametrize("loss_reduction", ["sequence_mean", "token_mean"])
+def test_any_number_of_micro_batches_gives_the_same_update(loss_reduction):
+    rl = config(loss_reduction=loss_reduction, policy_minibatch_size=16, prm_minibatch_size=16)
+    results = [update(dataclasses.replace(rl, microbatch_size=size), ref=1) for size in (1, 4, 16)]
+    for other, reported, _ in results[1:]:
+        for name in ("actor/pg_loss", "actor/grad_norm", "reward_model/prm_loss"):
+            np.testing.assert_allclose(
+                metrics.fetch(reported)[name],
+                metrics.fetch(results[0][1])[name],
+                rtol=1e-5,
+                atol=1e-6,
+            )
+        for model in ("policy", "prm"):
+            moments = [getattr(s, model).opt_state for s in (results[0][0], other)]
+            assert worst(*moments) < 1e-6
+
+
+def test_first_policy_gradient_is_that_of_the_whole_surrogate():
+    rl = config(policy_minibatch_size=16)
+    _, reported, between = update(rl, ref=1)
+    batch = rollout_batch()
+    mask_BT = batch.response_mask_BT
+
+    def loss(model):
+        ratio_BT = jnp.exp(prime.score(model, batch, microbatch_size=16) - batch.old_logprob_BT)
+        advantage_BT = between.advantage_BT
+        free, clip = advantage_BT * ratio_BT, advantage_BT * jnp.clip(ratio_BT, 0.8, 1.2)
+        token_BT = -jnp.minimum(free, clip) * mask_BT
+        return jnp.mean(jnp.sum(token_BT, axis=1) / jnp.sum(mask_BT, axis=1))
+
+    value, grads = jax.jit(jax.value_and_grad(loss))(params())
+    ours = metrics.fetch(reported)
+    np.testing.assert_allclose(ours["actor/pg_loss"], value, rtol=1e-4, atol=1e-6)
+    norm = np.sqrt(sum(float(jnp.sum(g**2)) for g in jax.tree.leaves(grads)))
+    np.testing.assert_allclose(ours["actor/grad_norm"], norm, rtol=1e-4)
+    np.testing.assert_allclose(ours["actor/ppo_kl"], 0.0, atol=1e-6)
+    assert ours["actor/pg_clipfrac"] == 0.0
+
+
+def test_temperature_divides_the_logits_of_the_policy_only():
+    hot, _, between = update(config(temperature=2.0), ref=1)
+    cold, _, other = update(config(), ref=1)
+    np.testing.assert_array_equal(between.prm_logprob_BT, other.prm_logprob_BT)
+    assert worst(hot.policy.params, cold.policy.params) > 1e-4
+    batch, model = rollout_batch(), params()
+    logprob_BT = score(model, batch, temperature=2.0)
+    hidden_BTD = model.hidden_states(*batch[:3])
+    full_BTV = jax.nn.log_softmax(model.logits(hidden_BTD) / 2.0, axis=-1)
+    picked_BT = np.take_along_axis(
+        np.asarray(full_BTV)[:, :-1], np.asarray(batch.tokens_BT)[:, 1:, None], axis=-1
+    )[:, :, 0]
+    np.testing.assert_allclose(
+        (logprob_BT * batch.segment_ids_BT)[:, 1:],
+        picked_BT * batch.segment_ids_BT[:, 1:],
+        atol=1e-5,
+    )
+
+
+def test_first_updates_at_learning_rate_zero_fill_moments_and_move_nothing():
+    quirk = {"zero_lr_updates": 4}
+    rl = config(
+        policy_optimizer=OptimizerConfig(1e-2, **quirk),
+        prm_optimizer=OptimizerConfig(2e-2, **quirk),
+    )
+    after, reported, _ = update(rl, ref=1)
+    before = start(rl)
+    assert worst(after.policy.params, before.policy.params) == 0.0
+    assert worst(after.prm.params, before.prm.params) == 0.0
+    assert worst(after.policy.opt_state[1].mu, before.policy.opt_state[1].mu) > 0
+    assert metrics.fetch(reported)["actor/lr"] == 0.0
+    second, reported, _ = program(rl)(after, params(1), rollout_batch())
+    assert worst(second.policy.params, after.policy.params) > 1e-3
+    np.testing.assert_allclose(metrics.fetch(reported)["actor/lr"], 1e-2, rtol=1e-6)
+
+
+def test_updates_that_are_not_finite_are_skipped_and_counted():
+    batch = rollout_batch()
+    broken = batch._replace(old_logprob_BT=batch.old_logprob_BT.at[:, 5].set(jnp.nan))
+    rl = config(policy_minibatch_size=16)
+    after, reported, _ = update(rl, ref=1, batch=broken)
+    ours = metrics.fetch(reported)
+    assert ours["actor/skipped_updates"] == 1.0 and ours["reward_model/skipped_updates"] == 0.0
+    assert worst(after.policy.params, params()) == 0.0 and int(after.policy.step) == 1
+    assert worst(after.prm.params, params()) > 1e-3
+
+
+# --- the whole
+
+
+def test_metrics_by_hand():
+    _, reported, between = update(config(), ref=1)
+    ours, batch = metrics.fetch(reported), rollout_batch()
+    mask = np.asarray(batch.response_mask_BT) > 0
+    lengths = mask.sum(axis=1)
+    advantage = np.asarray(between.advantage_BT)[mask]
+    expected = {
+        "critic/score/mean": batch.outcome_reward_B.mean(),
+        "response_length/mean": lengths.mean(),
+        "response_length/max": lengths.max(),
+        "critic/advantages/mean": 0.0,
+        "critic/advantages/max": advantage.max(),
+        "critic/advantages/min": advantage.min(),
+        "critic/returns/mean": np.asarray(between.returns_BT)[mask].mean(),
+        "mismatch/logprob_abs_mean": np.abs(-1 - np.asarray(batch.old_logprob_BT))[mask].mean(),
+        "actor/lr": 1e-2,
+        "reward_model/lr": 2e-2,
+    }
+    for name, value in expected.items():
+        np.testing.assert_allclose(ours[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
+    assert 0.0 <= ours["reward_model/dpo_acc"] <= 1.0
+    unmeasured = batch._replace(decoder_logprob_BT=None)
+    _, reported, _ = update(config(), ref=1, batch=unmeasured)
+    assert "mismatch/logprob_abs_mean" not in reported
+
+
+def test_an_update_agrees_across_meshes():
+    rl = config(microbatch_size=4, policy_minibatch_size=8, prm_minibatch_size=8)
+    wanted, _, expected = update(rl, ref=1)
+    for sizes in ((1, 4, 1), (2, 2, 2)):
+        mesh = sharding.make_mesh(
+            sharding.MeshConfig(*sizes), jax.devices()[: sizes[0] * sizes[1] * sizes[2]]
+        )
+
+        def put(tree, mesh=mesh):
+            return jax.device_put(tree, sharding.tree_shardings(mesh, tree))
+
+        def put_rows(x, mesh=mesh):
+            return jax.device_put(x, sharding.named(mesh, ("batch", "seq")[: x.ndim]))
+
+        with jax.set_mesh(mesh):
+            step = jax.jit(functools.partial(prime.prime_update, config=rl, **optimizers(rl)))
+            batch = jax.tree.map(put_rows, rollout_batch())
+            after, _, between = step(put(start(rl)), put(params(1)), batch)
+        assert worst(jax.device_get(between), jax.device_get(expected)) < 1e-4
+        for model in ("policy", "prm"):
+            moments = [jax.device_get(getattr(s, model).opt_state) for s in (after, wanted)]
+            assert worst(*moments) < 1e-5
+
+
+def test_equal_shapes_compile_once():
+    rl = config(beta=0.06)
+    fresh = start(rl)
+    for seed in (0, 1, 2):
+        fresh, _, _ = program(rl)(fresh, params(1), rollout_batch(seed))
+    assert program(rl)._cache_size() == 1
+
+
+def test_prime_finds_a_toy_reward():
+    """Reward 1 for a response that starts with an even token: their probability must rise."""
+    rl = config(
+        max_response_tokens=2,
+        policy_minibatch_size=16,
+        prm_minibatch_size=16,
+        microbatch_size=16,
+    )
+    both = optimizers(rl)
+    learner = start(rl)
+    step = jax.jit(functools.partial(prime.prime_step, config=rl, **both))
+    sample = jax.jit(
+        lambda model, tokens, positions, segments, key: jax.random.categorical(
+            key, model.logits(model.hidden_states(tokens, positions, segments))[:, 1]
+        )
+    )
+    prompt = (2, 3)
+    shape = np.ones((16, 2), np.int32)
+    tokens, positions = shape * np.array(prompt, np.int32)[None, :], shape.cumsum(axis=1) - 1
+
+    def hit_rate(model):
+        logits = model.logits(model.hidden_states(tokens[:1], positions[:1], shape[:1]))
+        return float(jnp.sum(jax.nn.softmax(logits[0, 1])[::2]))
+
+    before = hit_rate(learner.policy.params)
+    for i in range(40):
+        drawn = sample(learner.policy.params, tokens, positions, shape, jax.random.key(i))
+        groups = [
+            Group(
+                Prompt(g, prompt),
+                tuple(Sample((int(t), EOS), float(t % 2 == 0)) for t in drawn[4 * g : 4 * g + 4]),
+            )
+            for g in range(4)
+        ]
+        batch = rollouts.to_batch(
+            groups, max_prompt_tokens=2, max_response_tokens=2, pad_id=0, eos_ids=(EOS,)
+        )
+        batch = batch._replace(old_logprob_BT=score(learner.policy.params, batch))
+        learner, _ = step(learner, params(), batch)
+    after = hit_rate(learner.policy.params)
+    assert before < 0.6 and after > 0.9, (before, after)

@@ -1,0 +1,211 @@
+"""PRIME runs: what they report, and that being cut off leaves no trace."""
+
+import collections
+
+import pytest
+
+from jaxmath import config as config_lib
+from jaxmath.data.tokenizer import Tokenizer, TokenizerConfig
+from jaxmath.rl import rollouts
+from jaxmath.runs import prime, respond
+from jaxmath.verify.verdict import Outcome, Verdict
+
+from . import tiny
+
+DOCUMENTED = {
+    "actor/pg_loss",
+    "actor/ppo_kl",
+    "actor/pg_clipfrac",
+    "actor/grad_norm",
+    "actor/lr",
+    "reward_model/prm_loss",
+    "reward_model/dpo_acc",
+    "reward_model/grad_norm",
+    "critic/score/mean",
+    "critic/advantages/mean",
+    "response_length/mean",
+    "response_length/max",
+    "rollout/accuracy",
+    "rollout/rounds",
+    "rollout/buffered",
+    "mismatch/logprob_abs_mean",
+    "perf/gen_tokens_per_s",
+    "perf/update_tokens_per_s",
+    "timing_s/gen",
+    "timing_s/old_logprob",
+    "timing_s/update",
+    "timing_s/sync",
+    "timing_s/step",
+}
+
+
+@pytest.fixture(scope="module")
+def whole(data, model, tmp_path_factory):
+    """Four steps at one go."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    prime.run(tiny.prime_config(data, model, folder))
+    return folder
+
+
+def untimed(row):
+    return {k: v for k, v in row.items() if not k.startswith(("perf/", "timing_s/"))}
+
+
+def test_four_steps_equal_two_save_restore_two(data, model, whole, tmp_path, capfd):
+    config = tiny.prime_config(data, model, tmp_path)
+    with tiny.cut_after(prime, "_one_step", 3), pytest.raises(tiny.Cut):
+        prime.run(config)  # the third step is lost: it was not saved
+    halfway, _ = tiny.saved(tmp_path, 2)
+    assert halfway["loader"] == [0, 12] and len(halfway["buffer"]) == 4
+    capfd.readouterr()
+    prime.run(config)
+    assert "restored step 2" in capfd.readouterr().err
+
+    (meta, leaves), (expected_meta, expected) = (
+        tiny.saved(folder, 4) for folder in (tmp_path, whole)
+    )
+    assert leaves == expected
+    for model_name in ("policy", "prm"):
+        assert f"{model_name}/params/embed_VD" in leaves
+        assert any(path.startswith(f"{model_name}/opt_state/") for path in leaves)
+    assert (meta["loader"], meta["buffer"]) == (expected_meta["loader"], expected_meta["buffer"])
+    ours, theirs = (tiny.rows(folder / "metrics.jsonl") for folder in (tmp_path, whole))
+    assert [row["step"] for row in ours] == [1, 2, 3, 4]
+    assert [untimed(row) for row in ours] == [untimed(row) for row in theirs]
+
+
+def test_fewer_steps_then_more_are_the_same_run(data, model, whole, tmp_path):
+    prime.run(tiny.prime_config(data, model, tmp_path, steps=3))
+    prime.run(tiny.prime_config(data, model, tmp_path, steps=4))
+    assert tiny.saved(tmp_path, 4)[1] == tiny.saved(whole, 4)[1]
+
+
+def test_a_finished_run_has_nothing_left_to_do(data, model, whole):
+    before = tiny.contents(whole / "checkpoints"), (whole / "metrics.jsonl").read_bytes()
+    with tiny.cut_after(prime, "_one_step", 0):
+        report = prime.run(tiny.prime_config(data, model, whole))
+    assert (tiny.contents(whole / "checkpoints"), (whole / "metrics.jsonl").read_bytes()) == before
+    assert report.summary["steps"] == 4
+
+
+def test_metrics_carry_the_names_people_know(whole):
+    rows = tiny.rows(whole / "metrics.jsonl")
+    for row in rows:
+        assert row.keys() >= DOCUMENTED
+        assert row["actor/grad_norm"] > 0 and row["reward_model/grad_norm"] > 0
+        assert row["timing_s/step"] >= row["timing_s/gen"] > 0
+        assert 1 <= row["response_length/mean"] <= row["response_length/max"] <= 32
+    assert 0 < sum(row["critic/score/mean"] for row in rows) / 4 < 1
+
+
+def test_decoder_and_trainer_agree_on_log_probabilities(whole):
+    gaps = [row["mismatch/logprob_abs_mean"] for row in tiny.rows(whole / "metrics.jsonl")]
+    assert max(gaps) < 1e-4, gaps
+
+
+def test_policy_and_prm_start_alike_and_part(model, whole):
+    start = tiny.saved(model, 150)[1]["params/embed_VD"]
+    leaves = tiny.saved(whole, 4)[1]
+    policy, prm = leaves["policy/params/embed_VD"], leaves["prm/params/embed_VD"]
+    assert len({repr(start), repr(policy), repr(prm)}) == 3
+
+
+def test_problems_that_run_out_end_the_run_with_a_checkpoint(data, model, tmp_path, capfd):
+    short = {"path": str(data / "train.jsonl"), "limit": 13}
+    config = tiny.prime_config(
+        data, model, tmp_path, data=short, steps=9, checkpoint={"save_every": 100}
+    )
+    report = prime.run(config)
+    assert "the problems ran out in step 3" in capfd.readouterr().err
+    meta, _ = tiny.saved(tmp_path, 2)
+    assert report.summary["steps"] == 2 and meta["loader"] == [1, 0]
+
+
+def test_another_set_of_problems_is_refused(data, model, whole):
+    other = {"path": str(data / "train.jsonl"), "limit": 31}
+    with pytest.raises(ValueError, match="written with another data"):
+        prime.run(tiny.prime_config(data, model, whole, data=other))
+
+
+def test_too_few_problems_for_a_round_are_refused(data, model, tmp_path):
+    few = {"path": str(data / "train.jsonl"), "limit": 5}
+    with pytest.raises(ValueError, match="5 usable prompts, fewer than the 6"):
+        prime.run(tiny.prime_config(data, model, tmp_path, data=few))
+
+
+def test_limits_of_decoder_and_algorithm_have_to_agree(data, model, tmp_path):
+    with pytest.raises(config_lib.ConfigError, match="make them equal"):
+        tiny.prime_config(data, model, tmp_path, rl={"max_prompt_tokens": 40})
+
+
+# --- the order of prompts ---------------------------------------------------------------------
+
+
+def drain(loader):
+    """Prompt ids of every batch; [] marks the end of an epoch."""
+    out = []
+    while loader.epoch < loader.epochs:
+        out.append([prompt.id for prompt in loader.next()])
+    return out
+
+
+def test_the_loader_goes_through_epochs_and_remembers_its_place():
+    questions = [respond.Question(i, (i,), "") for i in range(7)]
+    loader = prime.Loader(questions, seed=3, epochs=2, batch=2)
+    seen = drain(loader)
+    assert [len(batch) for batch in seen] == [2, 2, 2, 0, 2, 2, 2, 0]
+    assert loader.next() == [] and loader.position == (2, 0)
+    for epoch in (seen[:3], seen[4:7]):
+        assert len(set(sum(epoch, []))) == 6
+    assert seen[:3] != seen[4:7]
+
+    loader = prime.Loader(questions, seed=3, epochs=2, batch=2)
+    for served in range(len(seen)):
+        resumed = prime.Loader(questions, seed=3, epochs=2, batch=2, position=loader.position)
+        assert drain(resumed) == seen[served:]
+        loader.next()
+
+
+class Scripted:
+    """Answers with the sample's number; every second one is right."""
+
+    def __init__(self):
+        self.asked = collections.Counter()
+
+    def answer(self, questions, samples):
+        for question in questions:
+            for sample in samples:
+                self.asked[question.id, sample] += 1
+                outcome = Outcome.RIGHT if sample % 2 else Outcome.WRONG
+                yield respond.Response(
+                    question.id, sample, (sample,), None, "", "stop", Verdict(outcome, "scripted")
+                )
+
+
+def test_a_prompt_of_a_later_step_gets_new_samples():
+    sampler = prime.Sampler(Scripted(), {1: "", 2: ""}, num_responses=3)
+    prompts = [rollouts.Prompt(1, (5,)), rollouts.Prompt(2, (6,))]
+    first = sampler(prompts)
+    sampler.step = 1
+    second = sampler(prompts)
+    assert [group.prompt for group in first] == prompts
+    tokens = [[sample.tokens[0] for sample in groups[0].samples] for groups in (first, second)]
+    assert tokens == [[0, 1, 2], [3, 4, 5]]
+    assert [sample.outcome_reward for sample in first[1].samples] == [0.0, 1.0, 0.0]
+
+
+def test_a_prompt_both_buffered_and_fresh_is_answered_once():
+    responder = Scripted()
+    sampler = prime.Sampler(responder, {1: ""}, num_responses=2)
+    prompt = rollouts.Prompt(1, (5,))
+    groups = sampler([prompt, prompt])
+    assert len(groups) == 2 and groups[0] == groups[1]
+    assert set(responder.asked.values()) == {1}
+
+
+def test_the_tokenizer_travels_with_the_checkpoint(data, whole):
+    meta, _ = tiny.saved(whole, 4)
+    travelled = Tokenizer(TokenizerConfig(str(whole / "checkpoints" / meta["tokenizer"])))
+    original = Tokenizer(TokenizerConfig(str(data / "tokenizer")))
+    assert travelled.eos_ids == original.eos_ids == tuple(meta["eos_ids"])
+    assert travelled.encode("12 + 3") == original.encode("12 + 3")

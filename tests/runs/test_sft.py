@@ -1,0 +1,119 @@
+"""Training runs: they learn, and being cut off leaves no trace."""
+
+import json
+import math
+
+import jax
+import pytest
+
+from jaxmath import config as config_lib
+from jaxmath import metrics, sharding
+from jaxmath.data import batches
+from jaxmath.runs import session, sft
+
+from . import tiny
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    """Four steps at one go."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    sft.run(tiny.sft_config(data, folder))
+    return folder
+
+
+def cut_run(data, folder, num_steps=2):
+    with tiny.cut_after(batches.SftData, "batch_at", num_steps), pytest.raises(tiny.Cut):
+        sft.run(tiny.sft_config(data, folder))
+
+
+def untimed(row):
+    return {name: value for name, value in row.items() if not name.startswith("perf/")}
+
+
+def test_four_steps_equal_two_save_restore_two(data, whole, tmp_path, capfd):
+    cut_run(data, tmp_path, num_steps=3)  # the third step is lost: it was not saved
+    capfd.readouterr()
+    sft.run(tiny.sft_config(data, tmp_path))
+    assert "restored step 2" in capfd.readouterr().err
+    meta, leaves = tiny.saved(tmp_path, 4)
+    assert leaves == tiny.saved(whole, 4)[1]
+    assert {"step", "params/embed_VD"} <= leaves.keys() and meta["step"] == 4
+    assert any(path.startswith("opt_state/") for path in leaves)
+    ours, theirs = (tiny.rows(folder / "metrics.jsonl") for folder in (tmp_path, whole))
+    assert [row["step"] for row in ours] == [1, 2, 3, 4]
+    assert [untimed(row) for row in ours] == [untimed(row) for row in theirs]
+
+
+def test_a_run_goes_on_on_another_mesh(data, whole, tmp_path, monkeypatch):
+    cut_run(data, tmp_path)
+    mesh = sharding.make_mesh(sharding.MeshConfig(data=2, fsdp=2, tensor=2))
+    monkeypatch.setattr(session, "make_mesh", lambda config: mesh)
+    sft.run(tiny.sft_config(data, tmp_path))
+    ours, theirs = (tiny.rows(folder / "metrics.jsonl") for folder in (tmp_path, whole))
+    assert [row["sft/loss"] for row in ours] == pytest.approx(
+        [row["sft/loss"] for row in theirs], rel=1e-5
+    )
+    assert tiny.saved(tmp_path, 4)[0]["mesh"] == {"data": 2, "fsdp": 2, "tensor": 2}
+
+
+def test_a_finished_run_has_nothing_left_to_do(data, whole):
+    before = tiny.contents(whole / "checkpoints"), (whole / "metrics.jsonl").read_bytes()
+    with tiny.cut_after(batches.SftData, "batch_at", 0):
+        report = sft.run(tiny.sft_config(data, whole))
+    after = tiny.contents(whole / "checkpoints"), (whole / "metrics.jsonl").read_bytes()
+    assert after == before
+    assert report.summary["steps"] == 4
+    assert report.summary["loss"] == tiny.rows(whole / "metrics.jsonl")[-1]["sft/loss"]
+
+
+def test_other_data_or_another_model_is_refused(data, whole):
+    before = tiny.contents(whole / "checkpoints")
+    fewer = {"path": str(data / "train.jsonl"), "limit": 150}
+    with pytest.raises(ValueError, match="written with another data"):
+        sft.run(tiny.sft_config(data, whole, data=fewer))
+    with pytest.raises(ValueError, match="params/layers/gate_DF"):
+        sft.run(tiny.sft_config(data, whole, model=tiny.MODEL | {"mlp_dim": 128}))
+    assert tiny.contents(whole / "checkpoints") == before
+
+
+def test_the_loss_falls(model):
+    losses = [row["sft/loss"] for row in tiny.rows(model / "metrics.jsonl")]
+    assert len(losses) == 150 and losses[0] == pytest.approx(math.log(512), rel=0.1)
+    assert losses[-1] < 0.1
+
+
+def test_the_run_folder_says_how_it_was_made(data, whole):
+    config = config_lib.load(sft.SftRun, whole / "config.yaml")
+    assert config == tiny.sft_config(data, whole)
+    record = json.loads((whole / "environment.json").read_text())
+    assert record["verb"] == "sft" and record["seed"] == 42
+    assert record["packages"]["jax"] == jax.__version__ and record["device_kind"] == "cpu"
+    assert list((whole / "tensorboard").iterdir()) and (whole / "tokenizer").is_dir()
+
+
+def test_a_folder_of_another_verb_is_refused(data, model, whole):
+    with pytest.raises(ValueError, match="holds a run of 'sft', not of 'eval'"):
+        session.open_folder(tiny.eval_config(data, model, whole), "eval")
+
+
+def test_several_steps_make_one_row_of_metrics():
+    def step(loss, weight, lr, skipped):
+        return {
+            "sft/loss": metrics.Mean(loss * weight, weight),
+            "sft/lr": lr,
+            "sft/num_tokens": weight,
+            "sft/skipped_updates": skipped,
+        }
+
+    combined = sft.combine([step(2.0, 10.0, 0.1, 0.0), step(5.0, 20.0, 0.2, 1.0)])
+    assert metrics.fetch(combined) == pytest.approx(
+        {"sft/loss": 4.0, "sft/lr": 0.2, "sft/num_tokens": 30.0, "sft/skipped_updates": 1.0}
+    )
+
+
+def test_microbatches_have_to_divide_the_mesh(data, tmp_path, monkeypatch):
+    mesh = sharding.make_mesh(sharding.MeshConfig())
+    monkeypatch.setattr(session, "make_mesh", lambda config: mesh)
+    with pytest.raises(config_lib.ConfigError, match="4 is not a multiple of the 8 shards"):
+        sft.run(tiny.sft_config(data, tmp_path, num_microbatches=4))
