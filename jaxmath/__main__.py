@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import logging
 import os
 import pathlib
 import sys
@@ -181,6 +182,8 @@ def _replay(arguments: argparse.Namespace) -> int:
 
 def _configure_jax(verb: str) -> None:
     """A compilation cache that outlives the process, in a folder only its owner can read."""
+    # Orbax speaks of every option it derives, at the level of warnings.
+    logging.getLogger("absl").setLevel(logging.ERROR)
     if verb == "verify" or "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
     import jax

@@ -24,7 +24,7 @@ import os
 import pathlib
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -323,7 +323,8 @@ class CheckpointStore:
         stored = {path: x for path, x in document["leaves"].items() if inside(path)}
         trees.check(f"{self.folder}: step {step}", wanted, stored)
         leaves: dict[str, jax.Array] = {}
-        for batch in _batches({path: trees.abstract_data(x) for path, x in wanted.items()}):
+        like = {path: trees.abstract_data(x) for path, x in wanted.items()}
+        for batch in trees.batches(like, BATCH_BYTES):
             args = ocp.args.PyTreeRestore(
                 item=batch,
                 restore_args=ocp.checkpoint_utils.construct_restore_args(batch),
@@ -334,7 +335,8 @@ class CheckpointStore:
             if wrong := [path for path in part if found[path] != stored[path]["digest"]]:
                 raise CheckpointError(f"content differs from its digest: {trees.some(wrong)}")
             leaves.update(part)
-            gc.collect()  # Orbax leaves the buffers it read into in reference cycles
+            if sum(x.nbytes for x in part.values()) > BATCH_BYTES // 8:
+                gc.collect()  # Orbax leaves the buffers it read into in reference cycles
         return [trees.from_data(leaves[path], stored[path]) for path in wanted], document
 
     def _document(self, step: int) -> dict[str, Any]:
@@ -365,18 +367,6 @@ class CheckpointStore:
         if self._primary:
             for path in (self.folder / TRASH).glob("*"):
                 shutil.rmtree(path, ignore_errors=True)
-
-
-def _batches(leaves: dict[str, jax.ShapeDtypeStruct]) -> Iterator[dict[str, Any]]:
-    """Groups of about BATCH_BYTES, largest arrays first, while there is still room beside them."""
-    size = {path: math.prod(x.shape) * x.dtype.itemsize for path, x in leaves.items()}
-    batch: dict[str, Any] = {}
-    for path in sorted(leaves, key=lambda path: -size[path]):
-        if batch and sum(size[p] for p in batch) + size[path] > BATCH_BYTES:
-            yield batch
-            batch = {}
-        batch[path] = leaves[path]
-    yield batch
 
 
 # --- metadata ---------------------------------------------------------------------------------

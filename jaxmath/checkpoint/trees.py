@@ -5,7 +5,8 @@ No class of Flax or Optax gets into a checkpoint this way; typed PRNG keys trave
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -88,6 +89,18 @@ def check(where: str, wanted: dict[str, Any], stored: dict[str, dict[str, Any]])
             f"{where} does not hold the arrays wanted: {some(problems, '; ')}; "
             "use the config it was saved with"
         )
+
+
+def batches(leaves: dict[str, jax.ShapeDtypeStruct], max_bytes: int) -> Iterator[dict[str, Any]]:
+    """Groups of at most `max_bytes`, or one array; largest first, while there is room beside."""
+    size = {path: math.prod(x.shape) * x.dtype.itemsize for path, x in leaves.items()}
+    batch: dict[str, Any] = {}
+    for path in sorted(leaves, key=lambda path: -size[path]):
+        if batch and sum(size[p] for p in batch) + size[path] > max_bytes:
+            yield batch
+            batch = {}
+        batch[path] = leaves[path]
+    yield batch
 
 
 def some(items: Sequence[str], separator: str = ", ") -> str:

@@ -114,7 +114,9 @@ def _placement(config: ModelConfig, mesh: Mesh, dtype: str | None):
     def block_sharding(path, param):
         axes = tuple("act_embed" if a == "embed" else a for a in param.get_metadata()["axes"])
         shape = param.get_value().shape
-        return param.replace(sharding.named(mesh, axes, shape, jax.tree_util.keystr(path)))
+        return param.replace(
+            sharding.named(mesh, axes, shape, f"blocks{jax.tree_util.keystr(path)}")
+        )
 
     is_param = lambda x: isinstance(x, nnx.Variable)  # noqa: E731
     head_shape = shapes.head_DV.shape

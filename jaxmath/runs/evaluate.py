@@ -103,10 +103,13 @@ def run(config: EvalRun) -> session.Report:
     (folder / "samples").mkdir(exist_ok=True)
     mesh = session.make_mesh(config)
     tokens = tokenizer.Tokenizer(config.tokenizer)
-    results = []
+    tasks, results = _tasks(config), []
+    for task in tasks:
+        _check_same_job(config, task, folder)
+    session.record(folder, config, "eval")
     with jax.set_mesh(mesh), pool.VerifierPool(config.verify) as verifier:
         model = models.load(config, mesh)
-        for task in _tasks(config):
+        for task in tasks:
             rows = _sample(config, task, model, tokens, mesh, verifier, folder)
             results.append(scores.score(task.name, rows, _equivalent(verifier)))
     table = scores.table(results)
@@ -162,7 +165,6 @@ def _sample(
 ) -> list[samples.Sample]:
     path = folder / "samples" / f"{task.name}.jsonl"
     done, _ = samples.read_done(path)
-    _check_same_job(config, task, folder, bool(done))
     questions, by_id, dropped = respond.questions(
         tokens, task.prompt_style, task.problems, config.decode.max_prompt_tokens, task.name
     )
@@ -202,7 +204,7 @@ def _sample(
     return rows
 
 
-def _check_same_job(config: EvalRun, task: Task, folder: pathlib.Path, resumed: bool) -> None:
+def _check_same_job(config: EvalRun, task: Task, folder: pathlib.Path) -> None:
     """Rows of one file must come from one model and one way of asking."""
     same = {
         "init_from": config.init_from,
@@ -215,7 +217,7 @@ def _check_same_job(config: EvalRun, task: Task, folder: pathlib.Path, resumed: 
         "questions": config_lib.fingerprint([[p.id, p.problem, p.answer] for p in task.problems]),
     }
     path = folder / "samples" / f"{task.name}.job.json"
-    if resumed and path.exists():
+    if path.exists() and (folder / "samples" / f"{task.name}.jsonl").exists():
         other = json.loads(path.read_text())
         changed = sorted(k for k in same if same[k] != other.get(k))
         if changed:

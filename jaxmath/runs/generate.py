@@ -56,6 +56,7 @@ def run(config: GenerateRun) -> session.Report:
     if config.data is None:
         raise config_lib.ConfigError("data is null; name a file of questions, or use --prompt")
     folder = session.open_folder(config, "generate")
+    session.record(folder, config, "generate")
     problems = records.read_problems(config.data, folder / "rejects.jsonl")
     rows = _answer(config, problems)
     rows.sort(key=lambda row: (row.pop("place"), row["sample"]))

@@ -217,6 +217,7 @@ def run(config: PrimeRun) -> session.Report:
             lambda: _initial(config, optimizers, mesh),
             meta,
         )
+        session.record(folder, config, "prime")
         saved = checkpoints.meta() if step else {}
         loader = Loader(
             questions,

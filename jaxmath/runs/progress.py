@@ -60,6 +60,10 @@ class Progress:
         now = time.monotonic()
         self._printed = now
         made = self._done - self._initial
-        left = (self.total - self._done) * (now - self._start) / made if made else float("nan")
-        rate = f", {self.tokens_per_s:,.0f} tokens/s" if self._tokens else ""
-        self.print(f"{self.what}: {self._done}/{self.total} {self.unit}{rate}, {left:.0f} s left")
+        line = f"{self.what}: {self._done}/{self.total} {self.unit}"
+        if self._tokens:
+            line += f", {self.tokens_per_s:,.0f} tokens/s"
+        if made:
+            left = (self.total - self._done) * (now - self._start) / made
+            line += f", {left:.0f} s left"
+        self.print(line)

@@ -83,6 +83,7 @@ def run(config: RecipeRun) -> session.Report:
     """Runs what is not done yet; prints the table of all stages."""
     stages = _ready(config)
     folder = session.open_folder(config, "recipe")
+    session.record(folder, config, "recipe")
     (folder / "stages").mkdir(exist_ok=True)
     keys: dict[str, str] = {}
     records: dict[str, dict[str, Any]] = {}

@@ -40,27 +40,36 @@ PACKAGES = (
 
 
 def open_folder(config: Any, verb: str) -> pathlib.Path:
-    """Makes `config.output` and records in it what is about to run.
+    """Makes `config.output`; in a new one, records what is about to run.
+
+    A folder that holds a run keeps its record until the run has accepted `config`: see `record`.
 
     Raises:
       ValueError: the folder cannot be written, or holds a run of another verb.
     """
     folder = pathlib.Path(config.output)
-    record = folder / "environment.json"
+    made = folder / "environment.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if record.exists() and (other := json.loads(record.read_text())["verb"]) != verb:
+        if not made.exists():
+            record(folder, config, verb)
+        elif (other := json.loads(made.read_text())["verb"]) != verb:
             raise ValueError(
                 f"{folder} holds a run of '{other}', not of '{verb}'; choose another output"
             )
-        if jax.process_index() == 0:
-            write_atomic(folder / "config.yaml", config_lib.dump(config))
-            write_atomic(record, json.dumps(environment(verb, config), indent=2) + "\n")
     except OSError as error:
         raise ValueError(
             f"output {folder} cannot be written ({error.strerror}); choose a folder that can"
         ) from None
     return folder
+
+
+def record(folder: pathlib.Path, config: Any, verb: str) -> None:
+    """Writes `config.yaml` and `environment.json`, also over those of an earlier start."""
+    if jax.process_index() == 0:
+        write_atomic(folder / "config.yaml", config_lib.dump(config))
+        found = json.dumps(environment(verb, config), indent=2)
+        write_atomic(folder / "environment.json", found + "\n")
 
 
 def environment(verb: str, config: Any) -> dict[str, Any]:

@@ -116,6 +116,7 @@ def run(config: SftRun) -> session.Report:
             functools.partial(_initial, config, optimizer, mesh),
             meta,
         )
+        session.record(folder, config, "sft")
         step_fn = _compile(config, optimizer, mesh, train_state)
         batch_sharding = sharding.named(mesh, ("batch", "seq"))
         loss = math.nan

@@ -78,6 +78,7 @@ def run(config: SynthRun) -> session.Report:
     tokens = tokenizer.Tokenizer(config.tokenizer)
     problems = records.read_problems(config.data, folder / "rejects.jsonl")
     _check_same_job(config, problems, shards_folder)
+    session.record(folder, config, "synth")
     questions, by_id, dropped = respond.questions(
         tokens, config.prompt_style, problems, config.decode.max_prompt_tokens, "synth"
     )

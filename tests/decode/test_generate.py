@@ -1,7 +1,6 @@
 """The decoder against transformers, against the trainer's forward pass, and against itself."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -118,16 +117,20 @@ def test_greedy_equals_transformers_token_for_token(tmp_path):
 def test_logprobs_equal_the_trainers(model, temperature):
     requests = some_requests()
     found = run(model, requests, temperature=temperature)
+    rows = [r.tokens + found[r.prompt_id, r.sample].tokens for r in requests]
+    tokens_BT = np.zeros((len(rows), 12 + 16), np.int32)
+    segment_ids_BT = np.zeros_like(tokens_BT)
+    for row, tokens in enumerate(rows):
+        tokens_BT[row, : len(tokens)], segment_ids_BT[row, : len(tokens)] = tokens, 1
+    positions_BT = np.broadcast_to(np.arange(12 + 16, dtype=np.int32), tokens_BT.shape)
+    trainer_BT = jax.jit(lambda *batch: model.token_logprobs(*batch, temperature=temperature))(
+        tokens_BT, positions_BT, segment_ids_BT
+    )
     worst = 0.0
-    for request in requests:
-        completion = found[request.prompt_id, request.sample]
-        tokens_1T = jnp.asarray([request.tokens + completion.tokens], jnp.int32)
-        positions_1T = jnp.arange(tokens_1T.shape[1], dtype=jnp.int32)[None]
-        trainer_1T = model.token_logprobs(
-            tokens_1T, positions_1T, jnp.ones_like(tokens_1T), temperature=temperature
-        )
-        response_R = np.asarray(trainer_1T)[0, len(request.tokens) :]
-        worst = max(worst, np.abs(response_R - completion.logprobs).max())
+    for request, tokens, trainer_T in zip(requests, rows, np.asarray(trainer_BT), strict=True):
+        response_R = trainer_T[len(request.tokens) : len(tokens)]
+        decoder_R = found[request.prompt_id, request.sample].logprobs
+        worst = max(worst, np.abs(response_R - decoder_R).max())
     assert worst < 1e-5
 
 

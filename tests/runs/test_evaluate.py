@@ -121,6 +121,7 @@ def test_another_way_to_ask_is_refused_half_way(data, model, whole):
     config = tiny.eval_config(data, model, whole[0], seed=1)
     with pytest.raises(config_lib.ConfigError, match="was sampled with another seed;"):
         evaluate.run(config)
+    assert config_lib.load(evaluate.EvalRun, whole[0] / "config.yaml").seed == 0
 
 
 @pytest.mark.parametrize(

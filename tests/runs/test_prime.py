@@ -7,7 +7,7 @@ import pytest
 from jaxmath import config as config_lib
 from jaxmath.data.tokenizer import Tokenizer, TokenizerConfig
 from jaxmath.rl import rollouts
-from jaxmath.runs import prime, respond
+from jaxmath.runs import prime, respond, sft
 from jaxmath.verify.verdict import Outcome, Verdict
 
 from . import tiny
@@ -81,10 +81,10 @@ def test_fewer_steps_then_more_are_the_same_run(data, model, whole, tmp_path):
 
 
 def test_a_finished_run_has_nothing_left_to_do(data, model, whole):
-    before = tiny.contents(whole / "checkpoints"), (whole / "metrics.jsonl").read_bytes()
+    before = tiny.checkpoints(whole), (whole / "metrics.jsonl").read_bytes()
     with tiny.cut_after(prime, "_one_step", 0):
         report = prime.run(tiny.prime_config(data, model, whole))
-    assert (tiny.contents(whole / "checkpoints"), (whole / "metrics.jsonl").read_bytes()) == before
+    assert (tiny.checkpoints(whole), (whole / "metrics.jsonl").read_bytes()) == before
     assert report.summary["steps"] == 4
 
 
@@ -123,8 +123,15 @@ def test_problems_that_run_out_end_the_run_with_a_checkpoint(data, model, tmp_pa
 
 def test_another_set_of_problems_is_refused(data, model, whole):
     other = {"path": str(data / "train.jsonl"), "limit": 31}
-    with pytest.raises(ValueError, match="written with another data"):
+    with pytest.raises(ValueError, match="another data"):
         prime.run(tiny.prime_config(data, model, whole, data=other))
+
+
+def test_another_reference_is_refused(data, model, whole, tmp_path):
+    other = tmp_path / "other"
+    sft.run(tiny.sft_config(data, other, max_steps=2))
+    with pytest.raises(ValueError, match="another reference"):
+        prime.run(tiny.prime_config(data, other, whole))
 
 
 def test_too_few_problems_for_a_round_are_refused(data, model, tmp_path):

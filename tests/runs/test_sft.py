@@ -27,6 +27,10 @@ def cut_run(data, folder, num_steps=2):
         sft.run(tiny.sft_config(data, folder))
 
 
+def record_of(folder):
+    return json.loads((folder / "environment.json").read_text())
+
+
 def untimed(row):
     return {name: value for name, value in row.items() if not name.startswith("perf/")}
 
@@ -58,23 +62,25 @@ def test_a_run_goes_on_on_another_mesh(data, whole, tmp_path, monkeypatch):
 
 
 def test_a_finished_run_has_nothing_left_to_do(data, whole):
-    before = tiny.contents(whole / "checkpoints"), (whole / "metrics.jsonl").read_bytes()
+    before = tiny.checkpoints(whole), (whole / "metrics.jsonl").read_bytes()
     with tiny.cut_after(batches.SftData, "batch_at", 0):
         report = sft.run(tiny.sft_config(data, whole))
-    after = tiny.contents(whole / "checkpoints"), (whole / "metrics.jsonl").read_bytes()
+    after = tiny.checkpoints(whole), (whole / "metrics.jsonl").read_bytes()
     assert after == before
     assert report.summary["steps"] == 4
     assert report.summary["loss"] == tiny.rows(whole / "metrics.jsonl")[-1]["sft/loss"]
 
 
 def test_other_data_or_another_model_is_refused(data, whole):
-    before = tiny.contents(whole / "checkpoints")
+    before = tiny.checkpoints(whole)
     fewer = {"path": str(data / "train.jsonl"), "limit": 150}
-    with pytest.raises(ValueError, match="written with another data"):
+    with pytest.raises(ValueError, match="another data"):
         sft.run(tiny.sft_config(data, whole, data=fewer))
-    with pytest.raises(ValueError, match="params/layers/gate_DF"):
+    with pytest.raises(ValueError, match="layers/gate_DF has shape"):
         sft.run(tiny.sft_config(data, whole, model=tiny.MODEL | {"mlp_dim": 128}))
-    assert tiny.contents(whole / "checkpoints") == before
+    assert tiny.checkpoints(whole) == before
+    # The record is that of the run that was made, not of the one that was refused.
+    assert config_lib.load(sft.SftRun, whole / "config.yaml") == tiny.sft_config(data, whole)
 
 
 def test_the_loss_falls(model):
@@ -86,7 +92,8 @@ def test_the_loss_falls(model):
 def test_the_run_folder_says_how_it_was_made(data, whole):
     config = config_lib.load(sft.SftRun, whole / "config.yaml")
     assert config == tiny.sft_config(data, whole)
-    record = json.loads((whole / "environment.json").read_text())
+    assert record_of(whole)["config_fingerprint"] == config_lib.fingerprint(config)
+    record = record_of(whole)
     assert record["verb"] == "sft" and record["seed"] == 42
     assert record["packages"]["jax"] == jax.__version__ and record["device_kind"] == "cpu"
     assert list((whole / "tensorboard").iterdir()) and (whole / "tokenizer").is_dir()

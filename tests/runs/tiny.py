@@ -139,6 +139,12 @@ def saved(run: pathlib.Path, step: int) -> tuple[dict, dict]:
     return meta, {path: leaf["digest"] for path, leaf in leaves.items()}
 
 
+def checkpoints(run: pathlib.Path) -> dict[str, bytes]:
+    """Every file of every step; the lock, which names its last owner, is not one of them."""
+    found = contents(run / "checkpoints")
+    return {name: data for name, data in found.items() if name != "lock"}
+
+
 def rows(path: pathlib.Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
