@@ -114,7 +114,6 @@ def test_the_loss_of_an_exported_run_is_that_of_pytorch(data, model, tmp_path):
         data,
         tmp_path / "run",
         init_from=str(out),
-        model=None,
         data={"path": str(data / "train.jsonl"), "limit": 16},
         loss_reduction="token_mean",
         batch_rows=len(batches.plan_rows([len(e.tokens) for e in examples], 96)),
