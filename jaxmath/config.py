@@ -291,9 +291,8 @@ def _coerce_scalar(hint: Any, value: Any, path: str, sources: dict[str, str]) ->
             number = float(value)  # PyYAML reads 3e-6, without a dot, as a string
             if not math.isnan(number):  # NaN passes every check of the form `x <= 0`
                 return number
-    elif hint is int and isinstance(value, int) and not isinstance(value, bool):
-        return value
-    elif hint in (str, bool) and isinstance(value, hint):
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if (hint is int and whole) or (hint in (str, bool) and isinstance(value, hint)):
         return value
     expected = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
     raise _fail(path, f"expected {expected.get(hint, hint)}, got {value!r}", sources)

