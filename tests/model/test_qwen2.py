@@ -324,7 +324,7 @@ def test_padding_tokens_move_neither_logprobs_nor_gradients():
 
 def test_unstacked_parameters_are_the_same_function_in_the_compute_dtype():
     _, model, _ = pair(1)
-    params = qwen2.unstack(with_config(model, dtype="bfloat16"))
+    params = jax.jit(qwen2.unstack)(with_config(model, dtype="bfloat16"))
     assert len(params.blocks) == model.config.num_layers
     assert params.embed_VD.dtype == params.head_DV.dtype == jnp.bfloat16
     assert params.blocks[0].wq_DNH[...].dtype == jnp.bfloat16
@@ -355,7 +355,7 @@ def test_abstract_counts_every_parameter():
 
 
 def test_a_new_model_is_the_initialisation_of_transformers():
-    config = dataclasses.replace(pair(1)[1].config, embed_dim=64, mlp_dim=96)
+    config = dataclasses.replace(pair(1)[1].config, embed_dim=64, mlp_dim=96)  # tied
     model = jax.jit(lambda key: qwen2.Qwen2(config, key))(jax.random.key(0))
     for leaf in (model.embed_VD, model.layers.wq_DNH, model.layers.down_FD):
         assert float(np.std(leaf[...])) == pytest.approx(0.02, rel=0.05)
