@@ -117,7 +117,7 @@ class MetricWriter:
         if self._wandb is not None:
             self._wandb.log(values, step=step)
         if self.echo is not None:
-            shown = [f"{k.split('/', 1)[-1]} {values[k]:.4g}" for k in self.show if k in values]
+            shown = [f"{name} {values[name]:.4g}" for name in self.show if name in values]
             self.echo(" ".join(["step", str(step), *shown]))
         return values
 

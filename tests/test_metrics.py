@@ -83,7 +83,7 @@ def test_the_printed_line_shows_the_chosen_values_in_order(tmp_path):
     sink = writer(tmp_path, show=("sft/loss", "absent", "perf/tokens_per_s"), echo=lines.append)
     sink.write(7, {"perf/tokens_per_s": 1234.56, "sft/loss": 0.5, "sft/other": 1.0})
     sink.close()
-    assert lines == ["step 7 loss 0.5 tokens_per_s 1235"]
+    assert lines == ["step 7 sft/loss 0.5 perf/tokens_per_s 1235"]
 
 
 def test_a_line_goes_to_stderr_unless_told_otherwise(tmp_path, capsys):

@@ -7,6 +7,7 @@ true by itself; the last line is the answer in a box. Levels run from 1 (one or 
 small numbers) to 5 (several operations, larger numbers, fractional answers).
 """
 
+import dataclasses
 import math
 import random
 from collections.abc import Callable
@@ -24,9 +25,16 @@ Draft = tuple[str, list[str], Fraction | int]  # problem, steps, answer
 
 
 def generate(
-    num_train: int, num_test: int, seed: int, levels: tuple[int, ...] = LEVELS
+    num_train: int,
+    num_test: int,
+    seed: int,
+    levels: tuple[int, ...] = LEVELS,
+    terse_fraction: float = 0.0,
 ) -> tuple[list[Problem], list[Problem]]:
     """Train and test problems, no text twice in either or in both; the same seed gives the same.
+
+    Of the training solutions a share of `terse_fraction` states the answer without the steps, as
+    many do in data sets written by people.
 
     Levels and templates are drawn uniformly. `extra` of each problem holds `level` and `template`.
 
@@ -40,7 +48,11 @@ def generate(
     # Test first: its mix of levels stays uniform even where training drains the small cells.
     test = _draw(rng, "test", num_test, levels, seen)
     train = _draw(rng, "train", num_train, levels, seen)
-    return train, test
+    return [_terse(p) if rng.random() < terse_fraction else p for p in train], test
+
+
+def _terse(problem: Problem) -> Problem:
+    return dataclasses.replace(problem, solution=problem.solution.splitlines()[-1])
 
 
 def _draw(rng, split: str, num: int, levels, seen: set[str]) -> list[Problem]:

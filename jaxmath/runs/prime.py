@@ -218,7 +218,7 @@ def run(config: PrimeRun) -> session.Report:
             meta,
         )
         session.record(folder, config, "prime")
-        saved = checkpoints.meta() if step else {}
+        saved = checkpoints.meta(step) if step else {}
         loader = Loader(
             questions,
             config.seed,
@@ -276,6 +276,8 @@ def run(config: PrimeRun) -> session.Report:
         if step and checkpoints.latest_step() != step:
             position = {"loader": loader.position, "buffer": [p.id for p in buffer]}
             checkpoints.save(step, prime_state, meta | {"step": step} | position)
+    if not values and step:  # nothing was left to do
+        values = metrics.read_rows(folder / "metrics.jsonl")[-1]
     summary = {"steps": step} | {name: values[name] for name in SHOWN if name in values}
     return session.Report(summary, (str(folder / "checkpoints"),))
 

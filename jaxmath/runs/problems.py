@@ -20,6 +20,7 @@ class ProblemsConfig:
     folder: receives train.jsonl, test.jsonl and tokenizer/.
     vocab_size: ids of the tokenizer at most.
     levels: the levels of difficulty to draw from, of 1 to 5.
+    terse_fraction: share of the training solutions that state the answer without the steps.
     """
 
     folder: str
@@ -28,6 +29,7 @@ class ProblemsConfig:
     seed: int = 0
     vocab_size: int = 512
     levels: tuple[int, ...] = problems.LEVELS
+    terse_fraction: float = 0.0
 
     def __post_init__(self):
         if not self.folder:
@@ -35,6 +37,10 @@ class ProblemsConfig:
         for name in ("num_train", "num_test"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.terse_fraction < 1:
+            raise ValueError(
+                f"terse_fraction is {self.terse_fraction}; expected at least 0, below 1"
+            )
 
 
 def plan(config: ProblemsConfig) -> dict[str, Any]:
@@ -49,7 +55,9 @@ def run(config: ProblemsConfig) -> session.Report:
     """
     folder = pathlib.Path(config.folder)
     folder.mkdir(parents=True, exist_ok=True)
-    train, test = problems.generate(config.num_train, config.num_test, config.seed, config.levels)
+    train, test = problems.generate(
+        config.num_train, config.num_test, config.seed, config.levels, config.terse_fraction
+    )
 
     partial = folder / "tokenizer.partial"
     shutil.rmtree(partial, ignore_errors=True)

@@ -185,3 +185,13 @@ def test_run_writes_records_and_a_tokenizer(tmp_path):
     before = {p: p.read_bytes() for p in (tmp_path / "set").rglob("*") if p.is_file()}
     problems_run.run(config)
     assert {p: p.read_bytes() for p in (tmp_path / "set").rglob("*") if p.is_file()} == before
+
+
+def test_a_share_of_the_training_solutions_is_terse():
+    full, full_test = problems.generate(400, 50, seed=3)
+    terse, terse_test = problems.generate(400, 50, seed=3, terse_fraction=0.25)
+    assert terse_test == full_test
+    shortened = [a for a, b in zip(terse, full, strict=True) if a != b]
+    assert 70 <= len(shortened) <= 130
+    assert all(p.solution == f"\\boxed{{{p.answer}}}" for p in shortened)
+    assert [p.problem for p in terse] == [p.problem for p in full]
