@@ -1,8 +1,8 @@
 """Sums and counts → one printed line, `metrics.jsonl` and TensorBoard.
 
-A compiled step returns `{"group/name": Mean | scalar}`. A `Mean` stays a sum and a count until it is
-read, so that averages over micro-batches, steps or hosts weigh every token once. Nothing here waits
-for the device until `fetch`.
+A compiled step returns `{"group/name": Mean | scalar}`. A `Mean` stays a sum and a count until it
+is read, so that averages over micro-batches, steps or hosts weigh every token once. Nothing here
+waits for the device until `fetch`.
 """
 
 from __future__ import annotations
@@ -55,8 +55,9 @@ def print_line(line: str) -> None:
 class MetricWriter:
     """Appends rows to `folder/metrics.jsonl`, prints a line, mirrors to TensorBoard and wandb.
 
-    A row is `{"step": int, "group/name": float, ...}`. On opening, rows past `resume_step` and a torn
-    last row are dropped, so that a restarted run leaves one row for each step. Only process 0 writes.
+    A row is `{"step": int, "group/name": float, ...}`. On opening, rows past `resume_step` and a
+    torn last row are dropped, so that a restarted run leaves one row for each step. Only process 0
+    writes.
 
     Args:
       folder: the run folder.

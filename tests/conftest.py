@@ -1,4 +1,4 @@
-"""The session is stricter than the program: eight CPU devices, no silent broadcasting, full matmul precision."""
+"""The session is stricter than the program: eight devices, no silent broadcasting, full precision."""
 
 import os
 import pathlib
@@ -20,7 +20,7 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 @pytest.fixture(scope="session")
 def shared() -> pathlib.Path:
-    """The folder with benchmarks, goldens and a real tokenizer: `JAXMATH_SHARED`, else `../shared`."""
+    """Benchmarks, goldens and a real tokenizer: the folder `JAXMATH_SHARED`, else `../shared`."""
     folder = pathlib.Path(os.environ.get("JAXMATH_SHARED", ROOT.parent / "shared"))
     if not folder.is_dir():
         pytest.skip(f"no shared data at {folder}; set JAXMATH_SHARED to the folder that holds it")
