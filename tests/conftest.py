@@ -1,4 +1,4 @@
-"""The session is stricter than the program: eight devices, no silent broadcasting, full precision."""
+"""Stricter than the program: eight CPU devices, no silent broadcasting, full matmul precision."""
 
 import os
 import pathlib
