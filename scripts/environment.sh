@@ -17,9 +17,9 @@ use_environment() {
   # Installed once for each content of the requirements files.
   stamp=.venv/$(cat requirements.txt "$requirements" pyproject.toml | sha256sum | cut -c1-16)
   if [ ! -e "$stamp" ]; then
-    .venv/bin/python -m pip install --quiet --upgrade pip
-    .venv/bin/python -m pip install --quiet --requirement "$requirements"
-    .venv/bin/python -m pip install --quiet --no-deps --editable .
+    .venv/bin/python -m pip install --quiet --quiet --upgrade pip
+    .venv/bin/python -m pip install --quiet --quiet --requirement "$requirements"
+    .venv/bin/python -m pip install --quiet --quiet --no-deps --editable .
     touch "$stamp"
   fi
 }
