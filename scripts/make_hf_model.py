@@ -45,8 +45,7 @@ def main() -> None:
         eos_token_id=vocab - 1,
     )
     torch.manual_seed(args.seed)
-    torch.set_default_dtype(getattr(torch, args.dtype))
-    model = transformers.Qwen2ForCausalLM(config)
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=getattr(torch, args.dtype))
     for name, parameter in model.named_parameters():  # transformers starts biases at 0, norms at 1
         if name.endswith("bias") or "norm" in name:
             torch.nn.init.normal_(parameter, mean=float("norm" in name), std=0.1)
