@@ -24,6 +24,7 @@ CONFIGURED = {
     "prime": ("prime", "PrimeRun", "online reinforcement learning with an implicit PRM"),
     "eval": ("evaluate", "EvalRun", "benchmarks: sample, grade, score with intervals"),
     "generate": ("generate", "GenerateRun", "prompts in, text out"),
+    "serve": ("serve", "ServeRun", "the model behind OpenAI's HTTP interface"),
     "recipe": ("recipe", "RecipeRun", "all stages of one file, in order, resumable"),
 }
 

@@ -129,14 +129,21 @@ def tree_shardings(mesh: Mesh, tree: Any) -> Any:
     """For each array of `tree`, its NamedSharding: an `nnx.Param` by its `axes`, others whole.
 
     A parameter with more dimensions than `axes` names is a stack of layers: "layers" goes in front.
+    Fewer key/value heads than shards stay whole on each: they cannot be split further, and are few.
     Works on optimizer states too, since Optax moments keep the parameters' module structure.
     """
+
+    tensor = mesh.shape["tensor"]
 
     def one(path, leaf):
         if not isinstance(leaf, nnx.Variable):
             return replicated(mesh)
         axes, shape = tuple(leaf.get_metadata()["axes"]), leaf.get_value().shape
         axes = ("layers",) * (len(shape) - len(axes)) + axes
+        axes = tuple(
+            None if axis == "kv_heads" and size < tensor and tensor % size == 0 else axis
+            for axis, size in zip(axes, shape, strict=True)
+        )
         return leaf.replace(named(mesh, axes, shape, jax.tree_util.keystr(path)))
 
     is_variable = lambda x: isinstance(x, nnx.Variable)  # noqa: E731

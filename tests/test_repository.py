@@ -20,7 +20,7 @@ GROUPS = [
     ("model",),
     ("data", "verify", "decode", "checkpoint"),
     ("train",),
-    ("rl", "eval"),
+    ("rl", "eval", "plan", "serve"),
     ("runs",),
     ("__main__",),
 ]

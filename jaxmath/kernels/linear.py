@@ -10,15 +10,32 @@ transpose: on a CPU that alone halves the time of an MLP's backward pass.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class QuantizedWeight:
+    """codes * step stands for a weight; has no gradient. codes: its shape, int8. step: f32, one per
+    output channel, in the trailing axes of the weight that the product keeps."""
+
+    codes: jax.Array
+    step: jax.Array
+
+    def __getitem__(self, index) -> QuantizedWeight:  # what `param[...]` asks of its value
+        return jax.tree.map(lambda x: x[index], self)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def linear(spec: str, x: jax.Array, w: jax.Array) -> jax.Array:
+def linear(spec: str, x: jax.Array, w: jax.Array | QuantizedWeight) -> jax.Array:
     """The einsum `spec` of x and w, in the dtype of x; w may be a master in another dtype."""
+    if isinstance(w, QuantizedWeight):  # codes are exact in bf16; the step waits for the sum
+        y = jnp.einsum(spec, x, w.codes.astype(x.dtype))
+        return (y * jnp.expand_dims(w.step, range(y.ndim - w.step.ndim))).astype(x.dtype)
     return jnp.einsum(spec, x, w.astype(x.dtype))
 
 

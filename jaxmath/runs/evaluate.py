@@ -17,7 +17,7 @@ import jax
 from jaxmath import config as config_lib
 from jaxmath import sharding
 from jaxmath.data import prompts, records, tokenizer
-from jaxmath.decode import generate, sampling
+from jaxmath.decode import decoder, remote, sampling
 from jaxmath.eval import benchmarks, samples, scores
 from jaxmath.model.config import ModelConfig
 from jaxmath.runs import models, respond, session
@@ -36,16 +36,18 @@ class EvalRun:
     limit: at most so many questions of each. prompt_style, max_tokens: null for what each benchmark
       was published with ("plain" and `sampling.max_tokens` for `problems`).
     num_samples: k of avg@k; 1 with `sampling.temperature` 0 is the greedy score.
-    init_from, model: as in `sft`.
+    init_from, model: as in `sft`. engine: or a server that has the model; of `model`, `decode` and
+      `mesh` only `decode.max_prompt_tokens` then has a say.
     """
 
     output: str
     tokenizer: tokenizer.TokenizerConfig
-    decode: generate.DecodeConfig
+    decode: decoder.DecodeConfig
     benchmarks: tuple[str, ...] = ()
     benchmark_folder: str | None = None
     problems: dict[str, records.DataConfig] = dataclasses.field(default_factory=dict)
     init_from: str | None = None
+    engine: remote.EngineConfig = remote.EngineConfig()
     model: ModelConfig | None = None
     limit: int | None = None
     prompt_style: str | None = None
@@ -57,7 +59,8 @@ class EvalRun:
     mesh: sharding.MeshConfig = sharding.MeshConfig()
 
     def __post_init__(self):
-        models.check_source(self)
+        if self.engine.is_local:
+            models.check_source(self)
         if not self.benchmarks and not self.problems:
             known = ", ".join(benchmarks.BENCHMARKS)
             raise ValueError(f"benchmarks and problems are empty; name some of {known}")
@@ -90,7 +93,7 @@ class Task:
 
 def plan(config: EvalRun) -> dict[str, Any]:
     """What `--dry-run` prints besides the config."""
-    facts = models.plan(config, session.make_mesh(config))
+    facts = respond.plan(config)
     for name in config.benchmarks:
         known = benchmarks.BENCHMARKS[name]
         facts[name] = f"{known.num_rows} questions x {config.num_samples} samples"
@@ -101,16 +104,17 @@ def run(config: EvalRun) -> session.Report:
     """Samples what is missing, scores everything, prints the table."""
     folder = session.open_folder(config, "eval")
     (folder / "samples").mkdir(exist_ok=True)
-    mesh = session.make_mesh(config)
     tokens = tokenizer.Tokenizer(config.tokenizer)
     tasks, results = _tasks(config), []
     for task in tasks:
         _check_same_job(config, task, folder)
     session.record(folder, config, "eval")
-    with jax.set_mesh(mesh), pool.VerifierPool(config.verify) as verifier:
-        model = models.load(config, mesh)
+    with (
+        pool.VerifierPool(config.verify) as verifier,
+        respond.responders(config, tokens, verifier, logprobs=True) as responder_for,
+    ):
         for task in tasks:
-            rows = _sample(config, task, model, tokens, mesh, verifier, folder)
+            rows = _sample(config, task, tokens, responder_for, folder)
             results.append(scores.score(task.name, rows, _equivalent(verifier)))
     table = scores.table(results)
     if jax.process_index() == 0:
@@ -160,9 +164,7 @@ def _tasks(config: EvalRun) -> list[Task]:
     return tasks
 
 
-def _sample(
-    config: EvalRun, task: Task, model, tokens, mesh, verifier, folder
-) -> list[samples.Sample]:
+def _sample(config: EvalRun, task: Task, tokens, responder_for, folder) -> list[samples.Sample]:
     path = folder / "samples" / f"{task.name}.jsonl"
     done, _ = samples.read_done(path)
     questions, by_id, dropped = respond.questions(
@@ -178,23 +180,20 @@ def _sample(
         for index in indices
         if (problem.id, index) not in answered
     ]
-    open_questions = [
-        question
+    asked = {
+        (question.id, index)
         for question in questions
-        if any((by_id[question.id].id, index) not in answered for index in indices)
-    ]
+        for index in indices
+        if (by_id[question.id].id, index) in answered
+    }
     rows, unwritten = list(done), skipped
     sample = dataclasses.replace(config.sampling, seed=config.seed, max_tokens=task.max_tokens)
-    responder = respond.Responder(model.config, config.decode, sample, tokens, mesh, verifier)
-    responder.set_model(model)
+    responder = responder_for(sample, lambda i: _prompt_text(task, tokens, by_id[i]))
     total = len(task.problems) * config.num_samples
     with Progress(task.name, total, "responses", initial=len(done) + len(skipped)) as progress:
-        for response in responder.answer(open_questions, indices):
-            problem = by_id[response.question]
-            progress.update(1, len(response.tokens))
-            if (problem.id, response.sample) in answered:
-                continue  # a question half of whose samples were done
-            unwritten.append(_row(task, tokens, problem, response))
+        for response in responder.answer(questions, indices, asked):
+            progress.update(1, response.num_tokens)
+            unwritten.append(_row(task, tokens, by_id[response.question], response))
             if len(unwritten) >= WRITE_EVERY:
                 rows += unwritten
                 samples.append(path, unwritten)
@@ -207,7 +206,8 @@ def _sample(
 def _check_same_job(config: EvalRun, task: Task, folder: pathlib.Path) -> None:
     """Rows of one file must come from one model and one way of asking."""
     same = {
-        "init_from": config.init_from,
+        "init_from": config.init_from if config.engine.is_local else None,
+        "engine": None if config.engine.is_local else config.engine.model,
         "seed": config.seed,
         "num_samples": config.num_samples,
         "sampling": config_lib.to_dict(config.sampling),
@@ -235,7 +235,7 @@ def _row(task: Task, tokens, problem, response: respond.Response) -> samples.Sam
         sample=response.sample,
         prompt=_prompt_text(task, tokens, problem),
         response=response.text,
-        num_tokens=len(response.tokens),
+        num_tokens=response.num_tokens,
         finish_reason=response.finish_reason,
         outcome=str(response.verdict.outcome),
         rule=response.verdict.rule,
@@ -263,8 +263,7 @@ def _skipped(task: Task, tokens, problem, index: int, reason: str) -> samples.Sa
 
 
 def _prompt_text(task: Task, tokens, problem) -> str:
-    messages = prompts.prompt_messages(task.prompt_style, problem.problem)
-    return tokens.render(messages, add_generation_prompt=True)
+    return respond.prompt_text(tokens, task.prompt_style, problem)
 
 
 def _equivalent(verifier: pool.VerifierPool):

@@ -12,7 +12,7 @@ import jax
 from jaxmath import config as config_lib
 from jaxmath import sharding
 from jaxmath.data import prompts, records, tokenizer
-from jaxmath.decode import generate, sampling
+from jaxmath.decode import decoder, sampling
 from jaxmath.model.config import ModelConfig
 from jaxmath.runs import models, respond, session
 from jaxmath.runs.progress import Progress
@@ -30,7 +30,7 @@ class GenerateRun:
     output: str
     tokenizer: tokenizer.TokenizerConfig
     init_from: str
-    decode: generate.DecodeConfig
+    decode: decoder.DecodeConfig
     data: records.DataConfig | None = None
     model: ModelConfig | None = None
     prompt_style: str = "qwen25-math-cot"

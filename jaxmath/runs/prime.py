@@ -22,7 +22,7 @@ from jaxmath import config as config_lib
 from jaxmath import metrics, sharding
 from jaxmath.checkpoint import store
 from jaxmath.data import batches, prompts, records, tokenizer
-from jaxmath.decode import generate, sampling
+from jaxmath.decode import decoder, sampling
 from jaxmath.model import qwen2
 from jaxmath.model.config import ModelConfig
 from jaxmath.rl import prime, rollouts
@@ -61,7 +61,7 @@ class PrimeRun:
     data: records.DataConfig
     init_from: str
     rl: RlConfig
-    decode: generate.DecodeConfig
+    decode: decoder.DecodeConfig
     steps: int
     model: ModelConfig | None = None
     epochs: int = 1
@@ -256,7 +256,7 @@ def run(config: PrimeRun) -> session.Report:
                 prime_state, buffer, step_metrics, timing = outcome
                 start = time.monotonic()
                 responder.set_model(prime_state.policy.params)
-                jax.block_until_ready(responder.params)
+                jax.block_until_ready(responder.decoder.params)
                 timing["timing_s/sync"] = time.monotonic() - start
                 step += 1
                 if step % config.checkpoint.save_every == 0 or step == config.steps:

@@ -1,4 +1,4 @@
-"""Questions → sampled and graded responses: the decoder and the verifier side by side.
+"""Questions → sampled and graded responses: a decoder, or a server, and the verifier side by side.
 
 A response is handed to the verifier's workers as soon as its last token is there, while the others
 are still being decoded.
@@ -6,20 +6,25 @@ are still being decoded.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sys
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from jaxmath.data import prompts, records, tokenizer
-from jaxmath.decode import generate, sampling
+from jaxmath.decode import decoder, remote, sampling
+from jaxmath.decode.requests import Completion, Request
 from jaxmath.model import qwen2
 from jaxmath.model.config import ModelConfig
+from jaxmath.runs import models, session
 from jaxmath.verify import pool, verdict
+
+Name = tuple[int, int]  # question id, sample
 
 
 class Question(NamedTuple):
@@ -36,8 +41,9 @@ class Response:
 
     question: int
     sample: int
-    tokens: tuple[int, ...]  # with the stop token, if it ended on one
-    logprobs: np.ndarray  # f32, natural log, of the distribution that was sampled from
+    tokens: tuple[int, ...] | None  # with the stop token, if it ended on one; None from a server
+    num_tokens: int
+    logprobs: np.ndarray | None  # f32, natural log, of the distribution that was sampled from
     text: str  # without special tokens
     finish_reason: str  # "stop", or "length": cut at the token limit
     verdict: verdict.Verdict
@@ -54,60 +60,163 @@ class Responder:
     def __init__(
         self,
         config: ModelConfig,
-        decode: generate.DecodeConfig,
+        decode: decoder.DecodeConfig,
         sample: sampling.SamplingConfig,
         tokens: tokenizer.Tokenizer,
         mesh: Mesh,
         verifier: pool.VerifierPool | None,
     ):
-        self.tokenizer, self.mesh, self.verifier = tokens, mesh, verifier
-        self.generator = generate.Generator(config, decode, sample, tokens.eos_ids, mesh)
-        self.params: qwen2.DecodeParams | None = None
+        self.verifier = verifier
+        self.decoder = decoder.Decoder(
+            config, decode, sample, tokens.eos_ids, mesh, detokenize=tokens.decode
+        )
 
     def set_model(self, model: qwen2.Qwen2) -> None:
         """Takes new weights: cast, cut into layers and laid out for decoding."""
-        self.params = None  # let go of the old ones first
-        self.params = self.generator.decode_params(model)
+        self.decoder.load(model)
 
-    def answer(self, questions: Iterable[Question], samples: Iterable[int]) -> Iterator[Response]:
-        """`samples` responses to each question, in the order in which their verdicts arrive."""
-        assert self.params is not None, "set_model comes first"
-        questions, samples = list(questions), list(samples)
-        gold = {question.id: question.gold for question in questions}
-        requests = [
-            generate.Request(question.id, sample, question.tokens)
-            for question in questions
-            for sample in samples
-        ]
-        waiting: dict[tuple[int, int], tuple[generate.Completion, str]] = {}
-        for completion in self.generator.generate(self.params, requests):
-            text = self.tokenizer.decode(completion.tokens)
-            key = (completion.prompt_id, completion.sample)
-            if self.verifier is None:
-                yield _response(completion, text, UNGRADED)
-                continue
-            waiting[key] = (completion, text)
-            self.verifier.submit(key, gold[completion.prompt_id], text)
-            for done, result in self.verifier.poll():
-                yield _response(*waiting.pop(done), result)
-        if self.verifier is not None:
-            for done, result in self.verifier.drain():
-                yield _response(*waiting.pop(done), result)
+    def answer(
+        self, questions: Iterable[Question], samples: Iterable[int], done: Collection[Name] = ()
+    ) -> Iterator[Response]:
+        """`samples` responses to each question, in the order in which their verdicts arrive.
+
+        Args:
+          done: (question id, sample) that are not asked for.
+        """
+        questions = list(questions)
+        completions = self.decoder.generate(_requests(questions, samples, done))
+        return _graded(map(_ungraded, completions), questions, self.verifier)
+
+
+class RemoteResponder:
+    """As `Responder`, with a server in place of the decoder; its responses have no token ids.
+
+    Args:
+      prompt_text: question id → prompt as text, for servers that do not take token ids.
+    """
+
+    def __init__(
+        self,
+        config: remote.EngineConfig,
+        sample: sampling.SamplingConfig,
+        prompt_text: Callable[[int], str],
+        verifier: pool.VerifierPool | None,
+        logprobs: bool,
+    ):
+        self.verifier = verifier
+        self.engine = remote.RemoteEngine(
+            config, sample, lambda request: prompt_text(request.prompt_id), logprobs=logprobs
+        )
+
+    def answer(
+        self, questions: Iterable[Question], samples: Iterable[int], done: Collection[Name] = ()
+    ) -> Iterator[Response]:
+        questions = list(questions)
+        replies = self.engine.generate(_requests(questions, samples, done))
+        return _graded(map(_from_server, replies), questions, self.verifier)
+
+
+@contextlib.contextmanager
+def responders(
+    config: Any, tokens: tokenizer.Tokenizer, verifier: pool.VerifierPool, *, logprobs: bool
+) -> Iterator[Callable[..., Responder | RemoteResponder]]:
+    """A function (sampling, prompt_text) → responder: of the run's model, loaded once, or server.
+
+    logprobs: ask a server for them; the decoder has them anyhow.
+    """
+    if not config.engine.is_local:
+        yield lambda sample, prompt_text: RemoteResponder(
+            config.engine, sample, prompt_text, verifier, logprobs
+        )
+        return
+    mesh = session.make_mesh(config)
+    with jax.set_mesh(mesh):
+        model = models.load(config, mesh)
+
+        def make(sample: sampling.SamplingConfig, prompt_text: Callable[[int], str]) -> Responder:
+            responder = Responder(model.config, config.decode, sample, tokens, mesh, verifier)
+            responder.set_model(model)
+            return responder
+
+        yield make
+
+
+def plan(config: Any) -> dict[str, Any]:
+    """Facts for `--dry-run` about what will answer."""
+    if config.engine.is_local:
+        return models.plan(config, session.make_mesh(config))
+    engine = config.engine
+    return {"engine": f"{engine.model} at {engine.base_url}, {engine.concurrency} at a time"}
+
+
+def _requests(
+    questions: list[Question], samples: Iterable[int], done: Collection[Name]
+) -> list[Request]:
+    samples = list(samples)
+    return [
+        Request(question.id, sample, question.tokens)
+        for question in questions
+        for sample in samples
+        if (question.id, sample) not in done
+    ]
+
+
+def _graded(
+    responses: Iterator[Response], questions: list[Question], verifier: pool.VerifierPool | None
+) -> Iterator[Response]:
+    """The responses with their verdicts, as these arrive."""
+    if verifier is None:
+        yield from responses
+        return
+    gold = {question.id: question.gold for question in questions}
+    waiting: dict[Name, Response] = {}
+    for response in responses:
+        name = (response.question, response.sample)
+        waiting[name] = response
+        verifier.submit(name, gold[response.question], response.text)
+        for done, result in verifier.poll():
+            yield _response(waiting.pop(done), result)
+    for done, result in verifier.drain():
+        yield _response(waiting.pop(done), result)
 
 
 UNGRADED = verdict.Verdict(verdict.Outcome.NO_ANSWER, "not graded")
 
 
-def _response(completion: generate.Completion, text: str, result: verdict.Verdict) -> Response:
+def _response(response: Response, result: verdict.Verdict) -> Response:
+    return dataclasses.replace(response, verdict=result)
+
+
+def _ungraded(completion: Completion) -> Response:
     return Response(
         completion.prompt_id,
         completion.sample,
         tuple(completion.tokens),
+        len(completion.tokens),
         completion.logprobs,
-        text,
+        completion.text,
         completion.finish_reason,
-        result,
+        UNGRADED,
     )
+
+
+def _from_server(reply: remote.Reply) -> Response:
+    return Response(
+        reply.prompt_id,
+        reply.sample,
+        None,
+        reply.num_tokens,
+        reply.logprobs,
+        reply.text,
+        reply.finish_reason,
+        UNGRADED,
+    )
+
+
+def prompt_text(tokens: tokenizer.Tokenizer, style: str, problem: records.Problem) -> str:
+    """How a problem is asked, as the model sees it."""
+    messages = prompts.prompt_messages(style, problem.problem)
+    return tokens.render(messages, add_generation_prompt=True)
 
 
 def questions(

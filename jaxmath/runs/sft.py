@@ -98,7 +98,7 @@ def run(config: SftRun) -> session.Report:
     mesh = session.make_mesh(config)
     models.check_rows(mesh, config.batch_rows // config.num_microbatches, "rows per micro-batch")
     tokens = tokenizer.Tokenizer(config.tokenizer)
-    data = _data(config, tokens, folder)
+    data = read_data(config, tokens, folder)
     num_steps = data.num_steps(config.epochs)
     if config.max_steps is not None:
         num_steps = min(num_steps, config.max_steps)
@@ -167,7 +167,8 @@ def combine(steps: list[metrics.Metrics]) -> dict[str, Any]:
     return out
 
 
-def _data(config: SftRun, tokens: tokenizer.Tokenizer, folder: pathlib.Path) -> batches.SftData:
+def read_data(config: SftRun, tokens: tokenizer.Tokenizer, folder: pathlib.Path) -> batches.SftData:
+    """The run's packed batches; rejected rows go to `folder`/rejects.jsonl."""
     conversations = records.read_conversations(
         config.data, config.prompt_style, folder / "rejects.jsonl"
     )

@@ -22,9 +22,9 @@ import jax
 from jaxmath import config as config_lib
 from jaxmath import sharding
 from jaxmath.data import prompts, records, tokenizer
-from jaxmath.decode import generate, sampling
+from jaxmath.decode import decoder, remote, sampling
 from jaxmath.model.config import ModelConfig
-from jaxmath.runs import models, respond, session
+from jaxmath.runs import respond, session
 from jaxmath.runs.progress import Progress
 from jaxmath.verify import pool, verdict
 
@@ -33,8 +33,10 @@ from jaxmath.verify import pool, verdict
 class SynthRun:
     """One synthesis job.
 
-    init_from: the teacher. prompt_style: how it is asked; sft_style: how the kept rows are put, and
-      `null` for the same style.
+    init_from: the teacher. engine: or a server that has one; of `model`, `decode` and `mesh` only
+      `decode.max_prompt_tokens` then has a say.
+    prompt_style: how the teacher is asked; sft_style: how the kept rows are put, and `null` for the
+      same style.
     num_samples: responses per question. max_kept_tokens: longer responses are not kept; null keeps
       all that ended by themselves.
     shard_questions: questions per shard, the unit of resumption.
@@ -43,8 +45,9 @@ class SynthRun:
     output: str
     tokenizer: tokenizer.TokenizerConfig
     data: records.DataConfig
-    init_from: str
-    decode: generate.DecodeConfig
+    decode: decoder.DecodeConfig
+    init_from: str | None = None
+    engine: remote.EngineConfig = remote.EngineConfig()
     model: ModelConfig | None = None
     prompt_style: str = "intellect-synth"
     sft_style: str | None = "intellect-sft"
@@ -57,6 +60,8 @@ class SynthRun:
     mesh: sharding.MeshConfig = sharding.MeshConfig()
 
     def __post_init__(self):
+        if self.engine.is_local and self.init_from is None:
+            raise ValueError("init_from is null; name the teacher, or a server in engine")
         for field in ("num_samples", "shard_questions"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} is {getattr(self, field)}; expected at least 1")
@@ -66,8 +71,7 @@ class SynthRun:
 
 def plan(config: SynthRun) -> dict[str, Any]:
     """What `--dry-run` prints besides the config."""
-    facts = models.plan(config, session.make_mesh(config))
-    return facts | {"tokens per response, at most": config.sampling.max_tokens}
+    return respond.plan(config) | {"tokens per response, at most": config.sampling.max_tokens}
 
 
 def run(config: SynthRun) -> session.Report:
@@ -98,6 +102,10 @@ def _check_same_job(config: SynthRun, problems, folder: pathlib.Path) -> None:
         for k, v in config_lib.to_dict(config).items()
         if k not in ("output", "mesh", "verify", "sft_style", "max_kept_tokens")
     }
+    if config.engine.is_local:
+        del same["engine"]
+    else:
+        same["engine"] = {"kind": config.engine.kind, "model": config.engine.model}
     same["decode"] = {"max_prompt_tokens": config.decode.max_prompt_tokens}
     same["questions"] = config_lib.fingerprint([[p.id, p.problem, p.answer] for p in problems])
     path = folder / "job.json"
@@ -114,12 +122,11 @@ def _check_same_job(config: SynthRun, problems, folder: pathlib.Path) -> None:
 
 
 def _sample(config: SynthRun, tokens, by_id, work, num_questions: int) -> None:
-    mesh = session.make_mesh(config)
     done = num_questions - sum(len(questions) for questions in work.values())
     seeded = dataclasses.replace(config.sampling, seed=config.seed)
     with (
-        jax.set_mesh(mesh),
         pool.VerifierPool(config.verify) as verifier,
+        respond.responders(config, tokens, verifier, logprobs=False) as responder_for,
         Progress(
             "synth",
             num_questions * config.num_samples,
@@ -127,13 +134,14 @@ def _sample(config: SynthRun, tokens, by_id, work, num_questions: int) -> None:
             initial=done * config.num_samples,
         ) as progress,
     ):
-        model = models.load(config, mesh)
-        responder = respond.Responder(model.config, config.decode, seeded, tokens, mesh, verifier)
-        responder.set_model(model)
+        responder = responder_for(
+            seeded,
+            lambda i: respond.prompt_text(tokens, config.prompt_style, by_id[i]),
+        )
         for path, questions in work.items():
             rows = []
             for response in responder.answer(questions, range(config.num_samples)):
-                progress.update(1, len(response.tokens))
+                progress.update(1, response.num_tokens)
                 rows.append(_row(response, by_id[response.question], config))
             rows.sort(key=lambda row: (row["problem_id"], row["sample"]))
             text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
@@ -152,7 +160,7 @@ def _row(response: respond.Response, problem: records.Problem, config: SynthRun)
         "source_id": problem.id,
         "outcome": str(response.verdict.outcome),
         "rule": response.verdict.rule,
-        "num_tokens": len(response.tokens),
+        "num_tokens": response.num_tokens,
         "finish_reason": response.finish_reason,
     }
 

@@ -186,7 +186,14 @@ class Scripted:
                 self.asked[question.id, sample] += 1
                 outcome = Outcome.RIGHT if sample % 2 else Outcome.WRONG
                 yield respond.Response(
-                    question.id, sample, (sample,), None, "", "stop", Verdict(outcome, "scripted")
+                    question.id,
+                    sample,
+                    (sample,),
+                    1,
+                    None,
+                    "",
+                    "stop",
+                    Verdict(outcome, "scripted"),
                 )
 
 

@@ -6,7 +6,8 @@ import pytest
 
 from jaxmath import sharding
 from jaxmath.checkpoint import huggingface
-from jaxmath.decode.generate import DecodeConfig, Generator, Request
+from jaxmath.decode.decoder import DecodeConfig, Decoder
+from jaxmath.decode.requests import Request
 from jaxmath.decode.sampling import SamplingConfig
 from jaxmath.model import qwen2
 from jaxmath.model.config import ModelConfig
@@ -43,18 +44,14 @@ def some_requests(num_prompts=7, samples=2, longest=12, seed=0):
 
 def run(model, requests, *, mesh=None, stop_ids=(5, 17), seed=None, **changes):
     """{(prompt_id, sample): Completion}; `changes` are fields of either config."""
-    decode = {"slots": 4, "max_prompt_tokens": 12, "chunk_tokens": 5, "prefill_rows": 2}
+    decode = {"slots": 4, "max_prompt_tokens": 12, "chunk_tokens": 5}
     draw = {"max_tokens": 16}
     for name, value in changes.items():
         (draw if name in SamplingConfig.__dataclass_fields__ else decode)[name] = value
-    generator = Generator(
-        model.config,
-        DecodeConfig(**decode),
-        SamplingConfig(**draw),
-        stop_ids,
-        mesh or one_device(),
-    )
-    completions = list(generator.generate(generator.decode_params(model), requests, seed))
+    drawn, mesh = SamplingConfig(**draw), mesh or one_device()
+    decoder = Decoder(model.config, DecodeConfig(**decode), drawn, stop_ids, mesh)
+    decoder.load(model)
+    completions = list(decoder.generate(requests, seed))
     found = {(c.prompt_id, c.sample): c for c in completions}
     assert len(found) == len(completions), "a request was answered twice"
     return found
@@ -169,8 +166,10 @@ def test_more_requests_than_slots_are_all_answered_once(model):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"slots": 1, "prefill_rows": 1},
-        {"slots": 13, "prefill_rows": 5},
+        {"slots": 1},
+        {"slots": 13},
+        {"lookahead": 1},
+        {"lookahead": 3, "chunk_tokens": 2},
         {"chunk_tokens": 1},
         {"chunk_tokens": 64},
         {"refill_slots": 4},
@@ -203,14 +202,15 @@ def test_samples_differ_by_prompt_id_sample_and_seed(model):
     assert other == tokens_of(run(model, requests, stop_ids=(), **{"seed": 1}))
 
 
-@pytest.mark.parametrize("sizes", [(1, 8, 1), (4, 1, 2), (2, 2, 2), (8, 1, 1)], ids=str)
+@pytest.mark.parametrize(
+    "sizes", [(1, 8, 1), (4, 1, 2), (2, 2, 2), (8, 1, 1), (2, 1, 4)], ids=str
+)  # the last: four shards for two key/value heads
 def test_every_mesh_gives_the_tokens_of_one_device(model, sizes):
     mesh = sharding.make_mesh(sharding.MeshConfig(*sizes))
     shardings = sharding.tree_shardings(mesh, qwen2.abstract(MODEL))
     placed = jax.device_put(model, shardings)
     requests = some_requests()
-    changes = {"slots": 8, "prefill_rows": 8}
-    assert tokens_of(run(placed, requests, mesh=mesh, **changes)) == tokens_of(run(model, requests))
+    assert tokens_of(run(placed, requests, mesh=mesh, slots=8)) == tokens_of(run(model, requests))
 
 
 # --- what is refused --------------------------------------------------------------------------
@@ -235,4 +235,4 @@ def test_impossible_sizes_are_refused_before_compiling(model):
         run(model, [], slots=0)
     mesh = sharding.make_mesh(sharding.MeshConfig(data=8))
     with pytest.raises(ValueError, match="batch.*size 4.*does not divide"):
-        run(model, [], mesh=mesh, prefill_rows=8)
+        run(model, [], mesh=mesh)

@@ -1,0 +1,267 @@
+"""Prompts in, sampled responses and their log-probabilities out, in order of completion.
+
+    sampled = SamplingConfig(max_tokens=1024)
+    decoder = Decoder(model.config, DecodeConfig(max_prompt_tokens=512), sampled, eos_ids, mesh)
+    decoder.load(model)
+    for completion in decoder.generate(requests): ...
+
+Continuous batching (Orca, Yu et al., OSDI 2022): a slot whose response has finished takes the next
+request at the following chunk boundary, so short responses do not wait for long ones.
+
+A sample depends on (seed, prompt id, sample index) and the parameters alone, never on its slot, its
+neighbours, the order of requests or the length of a chunk, up to the rounding of matrix products of
+another shape.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Literal
+
+import jax
+from jax.sharding import Mesh
+
+from jaxmath import sharding
+from jaxmath.decode import caches, engine, memory, placement, prefill, sampling
+from jaxmath.decode.queue import Session
+from jaxmath.decode.requests import Completion, Request, Update
+from jaxmath.decode.sampling import SamplingConfig
+from jaxmath.model import qwen2
+from jaxmath.model.config import ModelConfig
+
+Detokenize = Callable[[Sequence[int]], str]
+
+
+@dataclasses.dataclass(frozen=True)
+class DecodeConfig:
+    """Sizes of the decoder.
+
+    max_prompt_tokens: longest prompt; a slot holds it and the longest response.
+    slots: sequences that are decoded together; None takes what `memory_fraction` allows.
+    chunk_tokens: most decode steps between two looks of the host.
+    prompt_buckets: lengths below `max_prompt_tokens` for which prefill has a program of its own;
+      None takes a quarter and a half of the limit.
+    refill_slots: free slots that end a chunk early while requests wait; None takes an eighth.
+    lookahead: chunks that run before the host reads the first of them; None takes 1 on an
+      accelerator and 0 on a CPU, where the host's work and the device's share the cores.
+    cache: how keys and values are kept (`caches.CACHES`); None takes the best that runs here.
+    dtype: of weights, activations and cache; None takes the model's compute dtype.
+    memory_fraction: of a device's memory that weights, cache and scratch may use together.
+    """
+
+    max_prompt_tokens: int
+    slots: int | None = None
+    chunk_tokens: int = 32
+    prompt_buckets: tuple[int, ...] | None = None
+    refill_slots: int | None = None
+    lookahead: int | None = None
+    cache: str | None = None
+    dtype: Literal["bfloat16", "float32"] | None = None
+    memory_fraction: float = 0.9
+
+    def __post_init__(self):
+        for name in ("slots", "max_prompt_tokens", "chunk_tokens", "refill_slots"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; expected at least 1")
+        if None not in (self.refill_slots, self.slots) and self.refill_slots > self.slots:
+            raise ValueError(
+                f"refill_slots is {self.refill_slots} of {self.slots} slots; expected at most all"
+            )
+        if self.lookahead is not None and self.lookahead < 0:
+            raise ValueError(f"lookahead is {self.lookahead}; expected 0 or more")
+        if self.cache is not None and self.cache not in caches.CACHES:
+            known = ", ".join(caches.CACHES)
+            raise ValueError(f"cache: {self.cache!r} is not known; choose from {known}")
+        if not 0 < self.memory_fraction <= 1:
+            raise ValueError(
+                f"memory_fraction is {self.memory_fraction}; expected above 0, up to 1"
+            )
+        bounds = (0, *(self.prompt_buckets or ()), self.max_prompt_tokens)
+        if any(low >= high for low, high in zip(bounds, bounds[1:], strict=False)):
+            raise ValueError(
+                f"prompt_buckets are {self.prompt_buckets}; expected ascending lengths between 0 "
+                f"and max_prompt_tokens ({self.max_prompt_tokens}), both excluded"
+            )
+
+    @property
+    def buckets(self) -> tuple[int, ...]:
+        """Prompt lengths, ascending, each with a prefill program; the last is the limit."""
+        limit = self.max_prompt_tokens
+        if self.prompt_buckets is not None:
+            return (*self.prompt_buckets, limit)
+        return tuple(sorted({-(-limit // 4), -(-limit // 2), limit}))
+
+
+class Decoder:
+    """Compiled programs for one model shape and one way to sample, and the weights they use.
+
+    Args:
+      sampling: how responses are drawn; its `max_tokens` bounds the length of a slot.
+      stop_ids: token ids that end a response.
+      detokenize: ids → text, for stop strings and `Completion.text`.
+      per_request: compile every feature in, so that a request may bring options of its own.
+    Raises:
+      ValueError: sequences longer than the model's positions, stop ids outside the vocabulary,
+        slots or heads that the mesh does not divide, stop strings without a detokenizer, or not
+        enough memory for one sequence.
+    """
+
+    def __init__(
+        self,
+        model: ModelConfig,
+        decode: DecodeConfig,
+        sampling_config: SamplingConfig,
+        stop_ids: Iterable[int],
+        mesh: Mesh,
+        *,
+        detokenize: Detokenize | None = None,
+        per_request: bool = False,
+    ):
+        self.model, self.decode, self.sampling, self.mesh = model, decode, sampling_config, mesh
+        self.detokenize = detokenize
+        self.stop_ids = tuple(sorted(set(stop_ids)))
+        self.params: qwen2.DecodeParams | None = None
+        self.features = (
+            sampling.Features.every() if per_request else sampling.Features.of(sampling_config)
+        )
+        self._check()
+        length = decode.max_prompt_tokens + sampling_config.max_tokens
+        dtype = decode.dtype or model.dtype
+        shape = placement.decode_shape(model, mesh)
+        cache = caches.choose(decode.cache, shape, mesh, dtype)
+        self.shards = mesh.shape["data"] * mesh.shape["fsdp"]
+        init = functools.partial(
+            engine.init,
+            shape,
+            cache=cache,
+            length=length,
+            dtype=dtype,
+            features=self.features,
+        )
+        self.memory = self._plan(init, length)
+        self.slots = self.memory.slots
+        self.refill = decode.refill_slots or max(1, self.slots // 8)
+        self.lookahead = decode.lookahead
+        if self.lookahead is None:
+            self.lookahead = int(mesh.devices.flat[0].platform != "cpu")
+        init = functools.partial(init, num_slots=self.slots)
+        state = engine.state_shardings(mesh, jax.eval_shape(init))
+        chunk = functools.partial(
+            engine.decode_chunk,
+            chunk_tokens=decode.chunk_tokens,
+            features=self.features,
+            stop_ids=self.stop_ids,
+        )
+        admit = functools.partial(prefill.admit, features=self.features)
+        whole = sharding.replicated(mesh)
+        # The state goes from program to program in one placement, and is updated in place.
+        self._init = jax.jit(init, out_shardings=state)
+        self._admit = jax.jit(
+            admit, static_argnames="width", donate_argnums=1, out_shardings=state
+        )
+        self._chunk = jax.jit(chunk, donate_argnums=1, out_shardings=(state, whole))
+
+    def load(self, model: qwen2.Qwen2) -> None:
+        """Takes new weights: cast, cut into layers and laid out for decoding, in one program."""
+        self.params = None  # let go of the old ones first
+        self.params = placement.decode_params(model, self.mesh, self.decode.dtype)
+
+    def open(self, seed: int | None = None) -> Session:
+        """A queue of its own over these programs and weights.
+
+        Args:
+          seed: in place of `sampling.seed`, where the same prompts must give other samples.
+        """
+        assert self.params is not None, "load comes first"
+        return Session(self, self.sampling.seed if seed is None else seed)
+
+    def generate(
+        self,
+        requests: Iterable[Request],
+        seed: int | None = None,
+        on_update: Callable[[Update], None] | None = None,
+    ) -> Iterator[Completion]:
+        """Samples a response to each request; yields them as they finish, in any order.
+
+        Requests are taken as slots become free. Those with equal prompts, one behind the other,
+        share a prefill. While the consumer handles completions the next chunk is running.
+
+        Args:
+          seed: as in `open`. on_update: called with what each chunk added to each response.
+        Raises:
+          ValueError: a prompt that is empty, too long, or has ids outside the vocabulary.
+        """
+        session, source = self.open(seed), iter(requests)
+        finished: list[Completion] = []
+        while session.top_up(source, on_update) or session.busy:
+            session.launch()
+            yield from finished  # of the chunk before: the consumer works while this one runs
+            finished = session.collect()
+        yield from finished
+
+    def _plan(self, init, length: int) -> memory.MemoryPlan:
+        """What fits into the devices' memory, the configured slots included."""
+        mesh, decode = self.mesh, self.decode
+        weights = placement.abstract(self.model, mesh, decode.dtype)
+
+        def state_bytes(num_slots: int) -> int:
+            shapes = jax.eval_shape(functools.partial(init, num_slots=num_slots))
+            return memory.device_bytes(shapes, engine.state_shardings(mesh, shapes))
+
+        need = memory.footprint(
+            placement.decode_shape(self.model, mesh),
+            mesh.shape,
+            weights=memory.device_bytes(*weights),
+            state=(state_bytes(self.shards), state_bytes(2 * self.shards)),
+            length=length,
+            rows=self.shards,
+            row_tokens=2 * decode.max_prompt_tokens,
+        )
+        return memory.plan(
+            need,
+            mesh.shape,
+            budget=memory.device_budget(decode.memory_fraction, mesh),
+            reserved=memory.bytes_in_use(mesh),
+            slots=decode.slots,
+            enough=memory.ENOUGH_SLOTS.get(
+                mesh.devices.flat[0].platform, memory.ENOUGH_SLOTS["gpu"]
+            ),
+        )
+
+    def _check(self) -> None:
+        model, decode, drawn = self.model, self.decode, self.sampling
+        if any(not 0 <= stop_id < model.vocab_size for stop_id in self.stop_ids):
+            raise ValueError(
+                f"stop_ids are {self.stop_ids}; expected ids below vocab_size {model.vocab_size}"
+            )
+        if decode.max_prompt_tokens + drawn.max_tokens > model.max_positions:
+            raise ValueError(
+                f"max_prompt_tokens {decode.max_prompt_tokens} + max_tokens {drawn.max_tokens} "
+                f"exceed the model's max_positions {model.max_positions}; lower one of them"
+            )
+        self.check_options(drawn)
+
+    def check_options(self, options: SamplingConfig) -> None:
+        """Raises ValueError for options that this decoder cannot follow."""
+        if missing := self.features.missing(options):
+            raise ValueError(
+                f"this decoder was not made for {', '.join(missing)}; make it with per_request=True"
+            )
+        if options.stop and self.detokenize is None:
+            raise ValueError(
+                f"stop strings {options.stop} need a decoder with a detokenizer; pass detokenize="
+            )
+        if options.max_tokens > self.sampling.max_tokens:
+            raise ValueError(
+                f"max_tokens is {options.max_tokens}; this decoder's slots hold responses of up to "
+                f"{self.sampling.max_tokens}"
+            )
+        for token_id, _ in options.logit_bias:
+            if not 0 <= token_id < self.model.vocab_size:
+                raise ValueError(
+                    f"logit_bias names token {token_id}; expected ids below vocab_size "
+                    f"{self.model.vocab_size}"
+                )

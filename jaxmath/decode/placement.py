@@ -1,0 +1,100 @@
+"""The trainer's weights as the decoder wants them: cast, one block per layer, placed.
+
+Heads, MLP and vocabulary stay split over "tensor"; the rest is whole on every device, since a
+gather of weights per token would cost more than the step. Where there are fewer key/value heads
+than tensor shards, each head is repeated, so that every shard has one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Mesh
+
+from jaxmath import sharding
+from jaxmath.model import qwen2
+from jaxmath.model.config import ModelConfig
+
+KV_PARAMS = ("wk_DKH", "bk_KH", "wv_DKH", "bv_KH")
+
+
+def decode_shape(model: ModelConfig, mesh: Mesh) -> ModelConfig:
+    """The model as the decoder computes it: `num_kv_heads` at least the number of tensor shards.
+
+    Query heads n*G … n*G+G-1 share key/value head n; with each head repeated r times, consecutive
+    groups of G/r query heads share one copy, and nothing else changes.
+
+    Raises:
+      ValueError: shards and heads of which neither divides the other.
+    """
+    shards, heads = mesh.shape["tensor"], model.num_kv_heads
+    if shards <= heads or shards % heads or model.num_heads % shards:
+        return model  # where the mesh does not divide the heads, the placement says so by name
+    return dataclasses.replace(model, num_kv_heads=shards)
+
+
+def decode_params(model: qwen2.Qwen2, mesh: Mesh, dtype: str | None = None) -> qwen2.DecodeParams:
+    """One compiled program per model shape: cast, reshard, unstack.
+
+    Args:
+      dtype: of the weights; the compute dtype of the model where None.
+    Raises:
+      ValueError: the mesh's "tensor" axis does not divide heads, kv_heads, mlp or vocabulary.
+    """
+    place = _program(model.config, mesh, dtype)
+    with jax.set_mesh(mesh):
+        return place(model)
+
+
+def abstract(
+    model: ModelConfig, mesh: Mesh, dtype: str | None = None
+) -> tuple[qwen2.DecodeParams, qwen2.DecodeParams]:
+    """Shapes and shardings of `decode_params`; uses no memory."""
+    program = functools.partial(unstack, shape=decode_shape(model, mesh), dtype=dtype)
+    shapes = jax.eval_shape(program, qwen2.abstract(model))
+    return shapes, shardings(shapes, mesh)
+
+
+def unstack(model: qwen2.Qwen2, shape: ModelConfig, dtype: str | None) -> qwen2.DecodeParams:
+    """`qwen2.unstack` with the key/value heads of `shape`."""
+    params = qwen2.unstack(model, dtype)
+    repeats = shape.num_kv_heads // model.config.num_kv_heads
+    if repeats > 1:
+        for block in params.blocks:
+            for name in KV_PARAMS:
+                param = getattr(block, name)
+                axis = param.get_metadata()["axes"].index("kv_heads")
+                repeated = jnp.repeat(param.get_value(), repeats, axis)
+                setattr(block, name, param.replace(repeated))
+            block.config = shape
+    return dataclasses.replace(params, config=shape)
+
+
+@functools.lru_cache(maxsize=8)
+def _program(config: ModelConfig, mesh: Mesh, dtype: str | None):
+    program = functools.partial(unstack, shape=decode_shape(config, mesh), dtype=dtype)
+    return jax.jit(program, out_shardings=abstract(config, mesh, dtype)[1])
+
+
+def shardings(shapes: qwen2.DecodeParams, mesh: Mesh) -> qwen2.DecodeParams:
+    """The placement of `shapes` on `mesh`."""
+
+    def block_sharding(path, param):
+        axes = tuple("act_embed" if a == "embed" else a for a in param.get_metadata()["axes"])
+        shape = param.get_value().shape
+        return param.replace(
+            sharding.named(mesh, axes, shape, f"blocks{jax.tree_util.keystr(path)}")
+        )
+
+    is_param = lambda x: isinstance(x, nnx.Variable)  # noqa: E731
+    return dataclasses.replace(
+        shapes,
+        embed_VD=sharding.replicated(mesh),
+        blocks=jax.tree_util.tree_map_with_path(block_sharding, shapes.blocks, is_leaf=is_param),
+        final_norm_D=sharding.replicated(mesh),
+        head_DV=sharding.named(mesh, ("act_embed", "vocab"), shapes.head_DV.shape, "head_DV"),
+    )

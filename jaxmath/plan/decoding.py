@@ -1,0 +1,51 @@
+"""The decoder's programs, compiled for its mesh from shapes alone: nothing runs, no weight is made.
+
+The mesh may consist of devices that are not there (`targets.devices`); the decoder's `cache` is
+then named, since the best cannot be found out.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxmath.decode import engine, placement, prefill
+from jaxmath.decode.decoder import Decoder
+from jaxmath.decode.sampling import SamplingConfig
+
+
+def params(decoder: Decoder) -> Any:
+    """Shapes and placement of the weights the decoder computes with."""
+    return _placed(*placement.abstract(decoder.model, decoder.mesh, decoder.decode.dtype))
+
+
+def state(decoder: Decoder) -> Any:
+    """Shapes and placement of the decode state."""
+    shapes = jax.eval_shape(decoder._init)
+    return _placed(shapes, engine.state_shardings(decoder.mesh, shapes))
+
+
+def decode_chunk(decoder: Decoder) -> jax.stages.Compiled:
+    """The token loop."""
+    cancel_B = jax.ShapeDtypeStruct((decoder.slots,), bool)
+    leave_at = jax.ShapeDtypeStruct((), np.int32)
+    args = (params(decoder), state(decoder), leave_at, cancel_B)
+    with jax.set_mesh(decoder.mesh):
+        return decoder._chunk.lower(*args).compile()
+
+
+def admit(decoder: Decoder, width: int) -> jax.stages.Compiled:
+    """The prefill of prompts of up to `width` tokens."""
+    rows = prefill.PackedRows(decoder.shards, 2 * width)
+    entry = prefill.Entry(prefill.Place(0, 0), 0, (0,), 0, 0, 0, SamplingConfig(max_tokens=1))
+    admission = rows.admission([entry], decoder.slots, decoder.features)
+    args = (params(decoder), state(decoder), admission)
+    with jax.set_mesh(decoder.mesh):
+        return decoder._admit.lower(*args, width=width).compile()
+
+
+def _placed(shapes: Any, shardings: Any) -> Any:
+    place = lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s)  # noqa: E731
+    return jax.tree.map(place, shapes, shardings)
