@@ -46,7 +46,7 @@ class QuantizedCache:
 
     def insert(self, k_PTKH, v_PTKH, row_I, start_I, slot_I, count, width: int) -> QuantizedCache:
         """Quantises the packed rows once, then copies as `cache_rows.insert` says."""
-        k_PTKH, k_step_PTK = self._quantized(k_PTKH)
+        k_PTKH, k_step_PTK = self._quantized_key(k_PTKH)
         v_PTKH, v_step_PTK = self._quantized(v_PTKH)
         steps, new = (self.k_step_BKS, self.v_step_BKS), (k_step_PTK, v_step_PTK)
         new = tuple(step_PTK.swapaxes(1, 2) for step_PTK in new)
@@ -56,7 +56,7 @@ class QuantizedCache:
 
     def write(self, k_BKH, v_BKH, position_B) -> QuantizedCache:
         """Puts one token of each slot at its position; one beyond the cache is dropped."""
-        k_BKH, k_step_BK = self._quantized(k_BKH)
+        k_BKH, k_step_BK = self._quantized_key(k_BKH)
         v_BKH, v_step_BK = self._quantized(v_BKH)
         steps, new = (self.k_step_BKS, self.v_step_BKS), (k_step_BK, v_step_BK)
         steps = cache_rows.write(steps, new, position_B, axes=STEP_AXES)
@@ -65,6 +65,11 @@ class QuantizedCache:
     def _quantized(self, x):
         return quantize.to_codes(x, (x.ndim - 1,), self.codes.values[0].dtype.name)
 
+    def _quantized_key(self, k):
+        if self.codes.values[0].dtype == jnp.int8:
+            k = k.astype(jnp.float32) @ hadamard(k.shape[-1])
+        return self._quantized(k)
+
     def attend(self, q_BNH, length_B) -> jax.Array:
         """out_BNH: one query per slot over its first `length_B` tokens, block by block.
 
@@ -72,6 +77,8 @@ class QuantizedCache:
         """
         B, N, H = q_BNH.shape
         K, S = self.k_step_BKS.shape[1:]
+        if self.codes.values[0].dtype == jnp.int8:
+            q_BNH = (q_BNH.astype(jnp.float32) @ hadamard(H) / (H & -H)).astype(q_BNH.dtype)
         q_BKGH = q_BNH.reshape(B, K, N // K, H)
         length_B = cache_rows.seen_lengths(length_B, S)
         longest = jnp.max(length_B)
@@ -87,6 +94,14 @@ class QuantizedCache:
             running = jax.lax.cond(longest > start, merge, lambda running: running, running)
         _, sum_BKG1, out_BKGH = running
         return (out_BKGH / sum_BKG1).reshape(B, N, H).astype(q_BNH.dtype)
+
+
+def hadamard(H):
+    import numpy as np
+    m = np.ones((1, 1), np.float32)
+    while len(m) < (H & -H):
+        m = np.block([[m, m], [m, -m]])
+    return jnp.asarray(np.kron(np.eye(H // len(m), dtype=np.float32), m))
 
 
 def _merge(running, q_BKGH, k_BKHS, k_step_BKS, v_BKSH, v_step_BKS, length_B):

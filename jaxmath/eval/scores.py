@@ -129,7 +129,8 @@ def interval(right_PR: np.ndarray) -> tuple[float, float]:
         n = min(max(p * (1 - p) / variance, n), most) if variance > 0 else most
     center = (p + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
     half = Z95 * np.sqrt(p * (1 - p) / n + Z95**2 / (4 * n**2)) / (1 + Z95**2 / n)
-    return max(0.0, float(center - half)), min(1.0, float(center + half))
+    low, high = max(0.0, float(center - half)), min(1.0, float(center + half))
+    return (0.0 if p == 0.0 else low), (1.0 if p == 1.0 else high)  # there rounding leaves 1e-18
 
 
 def pass_at_k(num_samples: int, num_right: int, k: int) -> float:
