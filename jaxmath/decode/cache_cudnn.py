@@ -64,8 +64,8 @@ class CudnnCache:
 
 def probe(config: ModelConfig, dtype: Any) -> str | None:
     """Why this cache cannot be used here, or None where it can and agrees with plain attention."""
-    if jax.default_backend() != "gpu":
-        return f"cuDNN needs an NVIDIA GPU; the devices here are of type {jax.default_backend()}"
     if jnp.dtype(dtype) not in (jnp.bfloat16, jnp.float16):
         return f"cuDNN attention computes in bfloat16 or float16, not in {jnp.dtype(dtype).name}"
-    return cache_probe.disagreement(CudnnCache, config, dtype, dtype)
+    if jax.default_backend() != "gpu":
+        return f"cuDNN needs an NVIDIA GPU; the devices here are of type {jax.default_backend()}"
+    return cache_probe.disagreement(CudnnCache, config, dtype)

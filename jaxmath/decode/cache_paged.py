@@ -39,7 +39,7 @@ class PagedCache:
         Raises:
           ValueError: a head_dim that the kernel cannot read.
         """
-        if reason := _unreadable(config, dtype):
+        if reason := _unreadable(config):
             raise ValueError(f"cache 'paged': {reason}; use cache 'xla'")
         S = -(-length // PAGE_TOKENS) * PAGE_TOKENS
         shape = (num_slots, S, 2 * config.num_kv_heads, config.head_dim)
@@ -96,11 +96,9 @@ def _attend(q_BNH, kv_BSCH, length_B) -> jax.Array:
     )
 
 
-def _unreadable(config: ModelConfig, dtype: Any) -> str | None:
+def _unreadable(config: ModelConfig) -> str | None:
     if config.head_dim % 128:
         return f"head_dim is {config.head_dim}, and the kernel reads multiples of 128"
-    if jnp.dtype(dtype) not in (jnp.bfloat16, jnp.float32):
-        return f"the kernel reads bfloat16 or float32, not {jnp.dtype(dtype).name}"
     return None
 
 
@@ -108,4 +106,4 @@ def probe(config: ModelConfig, dtype: Any) -> str | None:
     """Why this cache cannot be used here, or None where it can and agrees with plain attention."""
     if jax.default_backend() != "tpu":
         return f"the kernel needs a TPU; the devices here are of type {jax.default_backend()}"
-    return _unreadable(config, dtype) or cache_probe.disagreement(PagedCache, config, dtype, dtype)
+    return _unreadable(config) or cache_probe.disagreement(PagedCache, config, dtype)

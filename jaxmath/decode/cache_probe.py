@@ -12,23 +12,13 @@ from jaxmath.model.config import ModelConfig
 
 LENGTHS = (1, 3, 130, 253)  # one slot each: a token too few shows in the short ones
 MAX_LENGTH = 256
+TOLERANCE = 0.03  # of the largest output of a slot: about eight roundings to bfloat16
 
 
-def disagreement(
-    cache_class: Any,
-    config: ModelConfig,
-    cache_dtype: Any,
-    dtype: Any,
-    tolerance: float = 0.03,
-) -> str | None:
+def disagreement(cache_class: Any, config: ModelConfig, dtype: Any) -> str | None:
     """None where `cache_class` gives the attention of `kernels.attention`, else what went wrong.
 
-    One program on one device; call it where no mesh is set.
-
-    Args:
-      dtype: of queries, keys and values. cache_dtype: what the cache is allocated with.
-      tolerance: worst error over the largest output of a slot; by default about eight roundings to
-        bfloat16.
+    One program on one device; call it where no mesh is set. dtype: of everything.
     """
     B, N, K, H = len(LENGTHS), config.num_heads, config.num_kv_heads, config.head_dim
 
@@ -42,7 +32,7 @@ def disagreement(
         slot_I, zeros_I = jnp.arange(B), jnp.zeros((B,), jnp.int32)
         length_B = jnp.array(LENGTHS, jnp.int32)
         last_B = length_B - 1
-        cache = cache_class.allocate(config, B, MAX_LENGTH, cache_dtype)
+        cache = cache_class.allocate(config, B, MAX_LENGTH, dtype)
         cache = cache.insert(k_BSKH, v_BSKH, slot_I, zeros_I, slot_I, B, MAX_LENGTH)
         cache = cache.write(k_BSKH[slot_I, last_B], v_BSKH[slot_I, last_B], last_B)
         out_BNH = cache.attend(q_BNH, length_B).astype(jnp.float32)
@@ -56,6 +46,6 @@ def disagreement(
         error = float(worst_error(0))
     except Exception as error:  # whatever a kernel raises, the answer is the same: not here
         return " ".join(f"{type(error).__name__}: {error}".split()[:40])
-    if not error <= tolerance:  # also where it is NaN
+    if not error <= TOLERANCE:  # also where it is NaN
         return f"its output differs from plain attention by {error:.1%}"
     return None

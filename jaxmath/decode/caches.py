@@ -1,16 +1,19 @@
 """How keys and values are kept between tokens: `CACHES = {"xla": …}`, one interface.
 
-Chosen once per run, by name, or the best that the devices at hand can run.
+Chosen once per run, by name, or the best that the devices at hand can run: each is tried on a small
+problem against plain attention before it is trusted.
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
 
 import jax
 from jax.sharding import Mesh
 
-from jaxmath.decode import cache_xla
+from jaxmath.decode import cache_cudnn, cache_int8, cache_paged, cache_xla
 from jaxmath.model.config import ModelConfig
 
 
@@ -34,9 +37,44 @@ class LayerCache(Protocol):
         """Attention of one query per slot to its first `length_B` tokens."""
 
 
-CACHES: dict[str, type[LayerCache]] = {"xla": cache_xla.XlaCache}
+class Cache(NamedTuple):
+    """kind: the class of a layer's cache.
+
+    probe: (model, dtype) → why it cannot be used on the devices at hand, or None.
+    """
+
+    kind: type[LayerCache]
+    probe: Callable[[ModelConfig, Any], str | None]
 
 
-def choose(name: str | None, shape: ModelConfig, mesh: Mesh, dtype: str) -> type[LayerCache]:
-    """The cache of that name, or where it is None the best that can run on `mesh`."""
-    return CACHES[name or "xla"]
+CACHES = {
+    "xla": Cache(cache_xla.XlaCache, lambda model, dtype: None),  # runs everywhere
+    "int8": Cache(cache_int8.Int8Cache, lambda model, dtype: None),
+    "cudnn": Cache(cache_cudnn.CudnnCache, cache_cudnn.probe),
+    "paged": Cache(cache_paged.PagedCache, cache_paged.probe),
+}
+
+BEST = {"gpu": "cudnn", "tpu": "paged"}  # where nothing is asked for; on a CPU "xla"
+
+
+def choose(
+    name: str | None, model: ModelConfig, mesh: Mesh, dtype: str
+) -> type[LayerCache]:
+    """The cache of that name, or where it is None the best that runs on `mesh`.
+
+    Args:
+      model: as the decoder computes it (`placement.decode_shape`). dtype: of weights and queries.
+    Raises:
+      ValueError: the cache asked for cannot be used here; says why.
+    """
+    # Devices that are not there (a compile for another machine) cannot be tried.
+    present = set(mesh.devices.flat) <= set(jax.devices())
+    wanted = name or BEST.get(mesh.devices.flat[0].platform, "xla")
+    reason = CACHES[wanted].probe(model, dtype) if present else None
+    if reason is None:
+        return CACHES[wanted].kind
+    if name is not None:
+        raise ValueError(f"cache {name!r} cannot be used: {reason}; choose another, or none")
+    if jax.process_index() == 0:
+        print(f"decoder: cache 'xla', since {wanted!r} cannot be used: {reason}", file=sys.stderr)
+    return cache_xla.XlaCache

@@ -47,7 +47,8 @@ class DecodeConfig:
     lookahead: chunks that run before the host reads the first of them; None takes 1 on an
       accelerator and 0 on a CPU, where the host's work and the device's share the cores.
     cache: how keys and values are kept (`caches.CACHES`); None takes the best that runs here.
-    dtype: of weights, activations and cache; None takes the model's compute dtype.
+    dtype: of weights and activations; None takes the model's compute dtype.
+    int8_weights: the blocks' matrices in eight bits, made anew from each set of weights.
     memory_fraction: of a device's memory that weights, cache and scratch may use together.
     """
 
@@ -59,6 +60,7 @@ class DecodeConfig:
     lookahead: int | None = None
     cache: str | None = None
     dtype: Literal["bfloat16", "float32"] | None = None
+    int8_weights: bool = False
     memory_fraction: float = 0.9
 
     def __post_init__(self):
@@ -132,6 +134,7 @@ class Decoder:
         dtype = decode.dtype or model.dtype
         shape = placement.decode_shape(model, mesh)
         cache = caches.choose(decode.cache, shape, mesh, dtype)
+        self.form = placement.Form(decode.dtype, decode.int8_weights)
         self.shards = mesh.shape["data"] * mesh.shape["fsdp"]
         init = functools.partial(
             engine.init,
@@ -167,7 +170,7 @@ class Decoder:
     def load(self, model: qwen2.Qwen2) -> None:
         """Takes new weights: cast, cut into layers and laid out for decoding, in one program."""
         self.params = None  # let go of the old ones first
-        self.params = placement.decode_params(model, self.mesh, self.decode.dtype)
+        self.params = placement.decode_params(model, self.mesh, self.form)
 
     def open(self, seed: int | None = None) -> Session:
         """A queue of its own over these programs and weights.
@@ -205,7 +208,7 @@ class Decoder:
     def _plan(self, init, length: int) -> memory.MemoryPlan:
         """What fits into the devices' memory, the configured slots included."""
         mesh, decode = self.mesh, self.decode
-        weights = placement.abstract(self.model, mesh, decode.dtype)
+        weights = placement.abstract(self.model, mesh, self.form)
 
         def state_bytes(num_slots: int) -> int:
             shapes = jax.eval_shape(functools.partial(init, num_slots=num_slots))

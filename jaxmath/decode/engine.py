@@ -77,7 +77,7 @@ def init(
     """All slots free; each can hold a sequence of `length` tokens.
 
     Args:
-      shape: of `placement.decode_shape`. cache: one of `caches.CACHES`.
+      shape: of `placement.decode_shape`. cache: a class of `caches.CACHES`.
     """
     # Each field has zeros of its own: a donated buffer may stand for one argument only.
     zeros_B = lambda: jnp.zeros((num_slots,), jnp.int32)  # noqa: E731

@@ -23,7 +23,7 @@ def threshold(logits_BV, top_k_B, top_p_B, weight_of: Callable) -> jax.Array:
     """The least logit that passes top-k, then top-p of what is left; -inf where neither is asked.
 
     Args:
-      logits_BV: f32, finite.
+      logits_BV: f32, finite but for -inf.
       top_k_B: i32, 0 is off. top_p_B: f32, 1 is off (Holtzman et al., arXiv:1904.09751: the
         smallest set of likeliest tokens that reaches p).
       weight_of: [B, *] logits → their unnormalised probabilities, f32.
@@ -39,8 +39,8 @@ def threshold(logits_BV, top_k_B, top_p_B, weight_of: Callable) -> jax.Array:
         rank_B = jnp.where(by_rank_B, jax.lax.cond(jnp.any(by_rank_B), ranked, off), -jnp.inf)
         massed = lambda: _mass_threshold(logits_BV, few, rank_B, top_p_B, weight_of)  # noqa: E731
         mass_B = jax.lax.cond(jnp.any(by_mass_B), massed, off)
-        # Not `maximum`: NaN, of a p so close to 1 that rounding finds none, leaves it to top-k.
-        return jnp.where(by_mass_B & (mass_B > rank_B), mass_B, rank_B)
+        # The lower, where p is so close to 1 that rounding finds no mass to reach it.
+        return jnp.where(by_mass_B, jnp.maximum(mass_B, rank_B), rank_B)
 
     return jax.lax.cond(jnp.any(by_rank_B | by_mass_B), asked, off)
 
@@ -68,9 +68,9 @@ def _mass_threshold(logits_BV, few: Candidates, rank_B, top_p_B, weight_of) -> j
 
 
 def bisect(enough: Callable, shape: tuple[int, ...]) -> jax.Array:
-    """The largest f32 t, elementwise, for which `enough(t)` holds; NaN where none does.
+    """The largest f32 t, elementwise, for which `enough(t)` holds; -inf where none does.
 
-    `enough` is true up to some t, then false; it is false of NaN. One bit of t at a time.
+    `enough` is true up to some t, then false, and false of NaN. One bit of t at a time.
     """
 
     def settle(i, image):
@@ -82,6 +82,7 @@ def bisect(enough: Callable, shape: tuple[int, ...]) -> jax.Array:
 
 def _float(image) -> jax.Array:
     """u32 → f32 in ascending order: the floats sort like whole numbers once signs are undone."""
+    image = jnp.maximum(image, jnp.uint32(0x007FFFFF))  # -inf; what is below would be NaN
     sign = jnp.uint32(1 << 31)
     return jax.lax.bitcast_convert_type(jnp.where(image >= sign, image ^ sign, ~image), jnp.float32)
 
@@ -105,7 +106,7 @@ class Candidates:
 
         Args:
           f: [B, *] logits → [B].
-          depth_of: result of f → the least logit that had a say in it; NaN: not found.
+          depth_of: result of f → the least logit that had a say in it.
           wanted_B: bool, rows whose result is used.
         """
         few_B = f(self.candidate_BC)

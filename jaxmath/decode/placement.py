@@ -16,10 +16,26 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from jaxmath import sharding
+from jaxmath.decode import quantize
 from jaxmath.model import qwen2
 from jaxmath.model.config import ModelConfig
 
 KV_PARAMS = ("wk_DKH", "bk_KH", "wv_DKH", "bv_KH")
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """What the decoder's weights are made of.
+
+    dtype: of weights and activations; None takes the compute dtype of the model.
+    int8: the blocks' matrices as eight-bit codes (`quantize.quantize_weights`).
+    """
+
+    dtype: str | None = None
+    int8: bool = False
+
+
+PLAIN = Form()
 
 
 def decode_shape(model: ModelConfig, mesh: Mesh) -> ModelConfig:
@@ -37,31 +53,29 @@ def decode_shape(model: ModelConfig, mesh: Mesh) -> ModelConfig:
     return dataclasses.replace(model, num_kv_heads=shards)
 
 
-def decode_params(model: qwen2.Qwen2, mesh: Mesh, dtype: str | None = None) -> qwen2.DecodeParams:
-    """One compiled program per model shape: cast, reshard, unstack.
+def decode_params(model: qwen2.Qwen2, mesh: Mesh, form: Form = PLAIN) -> qwen2.DecodeParams:
+    """One compiled program per model shape: cast, reshard, unstack, quantise.
 
-    Args:
-      dtype: of the weights; the compute dtype of the model where None.
     Raises:
       ValueError: the mesh's "tensor" axis does not divide heads, kv_heads, mlp or vocabulary.
     """
-    place = _program(model.config, mesh, dtype)
+    place = _program(model.config, mesh, form)
     with jax.set_mesh(mesh):
         return place(model)
 
 
 def abstract(
-    model: ModelConfig, mesh: Mesh, dtype: str | None = None
+    model: ModelConfig, mesh: Mesh, form: Form = PLAIN
 ) -> tuple[qwen2.DecodeParams, qwen2.DecodeParams]:
     """Shapes and shardings of `decode_params`; uses no memory."""
-    program = functools.partial(unstack, shape=decode_shape(model, mesh), dtype=dtype)
+    program = functools.partial(unstack, shape=decode_shape(model, mesh), form=form)
     shapes = jax.eval_shape(program, qwen2.abstract(model))
     return shapes, shardings(shapes, mesh)
 
 
-def unstack(model: qwen2.Qwen2, shape: ModelConfig, dtype: str | None) -> qwen2.DecodeParams:
-    """`qwen2.unstack` with the key/value heads of `shape`."""
-    params = qwen2.unstack(model, dtype)
+def unstack(model: qwen2.Qwen2, shape: ModelConfig, form: Form) -> qwen2.DecodeParams:
+    """`qwen2.unstack` with the key/value heads of `shape`, in the given form."""
+    params = qwen2.unstack(model, form.dtype)
     repeats = shape.num_kv_heads // model.config.num_kv_heads
     if repeats > 1:
         for block in params.blocks:
@@ -71,13 +85,14 @@ def unstack(model: qwen2.Qwen2, shape: ModelConfig, dtype: str | None) -> qwen2.
                 repeated = jnp.repeat(param.get_value(), repeats, axis)
                 setattr(block, name, param.replace(repeated))
             block.config = shape
-    return dataclasses.replace(params, config=shape)
+    params = dataclasses.replace(params, config=shape)
+    return quantize.quantize_weights(params) if form.int8 else params
 
 
 @functools.lru_cache(maxsize=8)
-def _program(config: ModelConfig, mesh: Mesh, dtype: str | None):
-    program = functools.partial(unstack, shape=decode_shape(config, mesh), dtype=dtype)
-    return jax.jit(program, out_shardings=abstract(config, mesh, dtype)[1])
+def _program(config: ModelConfig, mesh: Mesh, form: Form):
+    program = functools.partial(unstack, shape=decode_shape(config, mesh), form=form)
+    return jax.jit(program, out_shardings=abstract(config, mesh, form)[1])
 
 
 def shardings(shapes: qwen2.DecodeParams, mesh: Mesh) -> qwen2.DecodeParams:
@@ -85,10 +100,10 @@ def shardings(shapes: qwen2.DecodeParams, mesh: Mesh) -> qwen2.DecodeParams:
 
     def block_sharding(path, param):
         axes = tuple("act_embed" if a == "embed" else a for a in param.get_metadata()["axes"])
-        shape = param.get_value().shape
-        return param.replace(
-            sharding.named(mesh, axes, shape, f"blocks{jax.tree_util.keystr(path)}")
-        )
+        name = f"blocks{jax.tree_util.keystr(path)}"
+        # The step of a quantised matrix has the trailing axes, those of its outputs.
+        place = lambda x: sharding.named(mesh, axes[-x.ndim :], x.shape, name)  # noqa: E731
+        return param.replace(jax.tree.map(place, param.get_value()))
 
     is_param = lambda x: isinstance(x, nnx.Variable)  # noqa: E731
     return dataclasses.replace(

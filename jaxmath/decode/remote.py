@@ -98,6 +98,10 @@ class Reply:
     logprobs: np.ndarray | None
 
 
+class EngineError(ValueError):
+    """No answer is to be had from the server."""
+
+
 class RemoteEngine:
     """Sends requests to a server, `concurrency` at a time.
 
@@ -133,7 +137,7 @@ class RemoteEngine:
         """A reply to each request, in order of completion; an early end cancels the others.
 
         Raises:
-          ValueError: the server refuses a request, or keeps failing it.
+          EngineError: the server refuses a request, or keeps failing it.
         """
         found: queue.SimpleQueue[Reply | BaseException | None] = queue.SimpleQueue()
         loop = asyncio.new_event_loop()
@@ -209,7 +213,7 @@ class RemoteEngine:
                 error = failed
             if attempt < self.config.retries:
                 await asyncio.sleep(max(error.retry_after_s, wait_s(attempt)))
-        raise ValueError(
+        raise EngineError(
             f"{self.config.base_url}: prompt {request.prompt_id} (sample {request.sample}) failed "
             f"{self.config.retries + 1} times, lastly: {error}; is the server well?"
         )
@@ -269,7 +273,7 @@ class RemoteEngine:
         except (ValueError, KeyError, TypeError):
             wanted = "choices[0].text, finish_reason, usage.completion_tokens"
             wanted += ", logprobs.token_logprobs" if self.logprobs else ""
-            raise ValueError(
+            raise EngineError(
                 f"{response.url} answered without {wanted}: {response.text[:200]!r}; is this an "
                 "OpenAI-compatible server?"
             ) from None
@@ -286,7 +290,7 @@ class _Failed(Exception):
         self.retry_after_s = retry_after_s
 
 
-class _Refused(ValueError):
+class _Refused(EngineError):
     """A request that the server will never take."""
 
     def __init__(self, status: int, message: str):

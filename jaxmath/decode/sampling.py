@@ -20,7 +20,7 @@ import numpy as np
 
 from jaxmath.decode import draws, filters
 
-BANNED = -1e30  # logit of a token that must not come; finite, so that no inf - inf can arise
+BANNED = -np.inf  # logit of a token that must not come: no temperature brings it back
 MAX_BIASES = 64  # entries of `logit_bias`
 NUM_BLOCKS = 128  # of the vocabulary, for the draw; tensor shards that divide it hold whole blocks
 INT32_MAX = np.iinfo(np.int32).max
@@ -274,7 +274,7 @@ def _adjust(logits_BV, params: Params, features: Features, num_tokens_B, stop_id
 
 
 def _blocks(x_BV) -> jax.Array:
-    """[B, NUM_BLOCKS, ⌈V / NUM_BLOCKS⌉], blocks of neighbours; filled up with banned tokens."""
+    """[B, NUM_BLOCKS, ⌈V / NUM_BLOCKS⌉], blocks of neighbours; filled up with `BANNED`."""
     V = x_BV.shape[-1]
     padding = ((0, 0), (0, -V % NUM_BLOCKS))
     return jnp.pad(x_BV, padding, constant_values=BANNED).reshape(

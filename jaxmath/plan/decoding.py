@@ -18,7 +18,7 @@ from jaxmath.decode.sampling import SamplingConfig
 
 def params(decoder: Decoder) -> Any:
     """Shapes and placement of the weights the decoder computes with."""
-    return _placed(*placement.abstract(decoder.model, decoder.mesh, decoder.decode.dtype))
+    return _placed(*placement.abstract(decoder.model, decoder.mesh, decoder.form))
 
 
 def state(decoder: Decoder) -> Any:

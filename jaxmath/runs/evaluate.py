@@ -191,13 +191,17 @@ def _sample(config: EvalRun, task: Task, tokens, responder_for, folder) -> list[
     responder = responder_for(sample, lambda i: _prompt_text(task, tokens, by_id[i]))
     total = len(task.problems) * config.num_samples
     with Progress(task.name, total, "responses", initial=len(done) + len(skipped)) as progress:
-        for response in responder.answer(questions, indices, asked):
-            progress.update(1, response.num_tokens)
-            unwritten.append(_row(task, tokens, by_id[response.question], response))
-            if len(unwritten) >= WRITE_EVERY:
-                rows += unwritten
-                samples.append(path, unwritten)
-                unwritten = []
+        try:
+            for response in responder.answer(questions, indices, asked):
+                progress.update(1, response.num_tokens)
+                unwritten.append(_row(task, tokens, by_id[response.question], response))
+                if len(unwritten) >= WRITE_EVERY:
+                    rows += unwritten
+                    samples.append(path, unwritten)
+                    unwritten = []
+        except remote.EngineError:  # what a server has answered is not asked for again
+            samples.append(path, unwritten)
+            raise
     rows += unwritten
     samples.write(path, rows)  # sorted: equal runs leave equal files
     return rows

@@ -164,20 +164,26 @@ def _requests(
 def _graded(
     responses: Iterator[Response], questions: list[Question], verifier: pool.VerifierPool | None
 ) -> Iterator[Response]:
-    """The responses with their verdicts, as these arrive."""
+    """The responses with their verdicts, as these arrive; if no more come, those that have come."""
     if verifier is None:
         yield from responses
         return
     gold = {question.id: question.gold for question in questions}
     waiting: dict[Name, Response] = {}
-    for response in responses:
-        name = (response.question, response.sample)
-        waiting[name] = response
-        verifier.submit(name, gold[response.question], response.text)
-        for done, result in verifier.poll():
-            yield _response(waiting.pop(done), result)
+    failure = None
+    try:
+        for response in responses:
+            name = (response.question, response.sample)
+            waiting[name] = response
+            verifier.submit(name, gold[response.question], response.text)
+            for done, result in verifier.poll():
+                yield _response(waiting.pop(done), result)
+    except remote.EngineError as error:
+        failure = error
     for done, result in verifier.drain():
         yield _response(waiting.pop(done), result)
+    if failure is not None:
+        raise failure
 
 
 UNGRADED = verdict.Verdict(verdict.Outcome.NO_ANSWER, "not graded")

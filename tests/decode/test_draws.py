@@ -56,7 +56,7 @@ def test_the_ends_of_the_range_are_the_first_and_the_last_index_with_mass():
 def test_the_product_of_two_words_is_exact_in_its_upper_half():
     rng = np.random.default_rng(0)
     words = [*ENDS, 0xFFFF, 0x10000, *rng.integers(0, 2**32, 300).tolist()]
-    a, b = (np.asarray(x, np.uint32) for x in zip(*[(x, y) for x in words for y in words[:40]]))
+    a, b = (x.ravel() for x in np.meshgrid(np.asarray(words, np.uint32), np.uint32(words[:40])))
     expected = [int(x) * int(y) >> 32 for x, y in zip(a, b, strict=True)]
     assert np.asarray(draws._product_high(jnp.asarray(a), jnp.asarray(b))).tolist() == expected
 

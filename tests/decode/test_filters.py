@@ -50,7 +50,7 @@ def test_kept_tokens_and_probabilities_are_those_of_transformers(vocab_size, spr
     rng = np.random.default_rng(0)
     logits_BV = rng.normal(size=(len(TOP_K), vocab_size)).astype(np.float32) * spread - 2
     for temperature in (1.0, 0.7):
-        _, prob_BV = threshold(logits_BV, TOP_K, TOP_P, temperature)
+        threshold_B, prob_BV = threshold(logits_BV, TOP_K, TOP_P, temperature)
         expected_BV = transformers_probs(logits_BV, TOP_K, TOP_P, temperature)
         assert np.array_equal(logits_BV >= threshold_B[:, None], expected_BV > 0)
         np.testing.assert_allclose(prob_BV, expected_BV, atol=1e-6)
@@ -78,6 +78,15 @@ def test_a_k_beyond_the_candidates_is_exact_too(k):
     logits_1V = np.random.default_rng(0).permutation(2 * NEAR).astype(np.float32)[None] * 1e-3
     _, prob_1V = threshold(logits_1V, [k], [1])
     assert np.count_nonzero(prob_1V) == min(k, 2 * NEAR)
+
+
+@pytest.mark.parametrize("vocab_size", [100, 2 * NEAR])
+def test_tokens_of_probability_zero_do_not_fill_up_k(vocab_size):
+    logits_1V = np.full((1, vocab_size), -np.inf)
+    logits_1V[0, :4] = [0, 1, 2, 3]
+    for k, p in ((10, 1), (10, 0.99), (0, 0.99999), (2**31 - 1, 1)):
+        _, prob_1V = threshold(logits_1V, [k], [p])
+        np.testing.assert_allclose(prob_1V[0, :4], np.exp([0, 1, 2, 3]) / 31.19, rtol=1e-3)
 
 
 def test_a_p_just_below_one_keeps_what_the_rounding_cannot_tell_apart():

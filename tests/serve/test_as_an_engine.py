@@ -163,9 +163,8 @@ async def first_refused(self, client, request):
     ],
 )
 def test_a_run_whose_server_died_goes_on_where_it_was(
-    data, tokens, session, live, tmp_path, monkeypatch, capfd, module, config_for, pattern
+    data, tokens, session, live, tmp_path, capfd, module, config_for, pattern
 ):
-    monkeypatch.setattr(evaluate, "WRITE_EVERY", 4)
     good = session.answer
     module.run(config_for(data, tmp_path / "whole", live))
     expected = rows(tmp_path / "whole", pattern)
@@ -181,7 +180,7 @@ def test_a_run_whose_server_died_goes_on_where_it_was(
         with pytest.raises(ValueError, match="failed 1 times, lastly: status 500"):
             module.run(config)
     done = rows(tmp_path / "run", pattern)
-    assert 0 < len(done) < len(expected)
+    assert 12 <= len(done) < len(expected)  # a shard, or all that was answered
 
     session.log.clear()
     module.run(config_for(data, tmp_path / "run", live))  # at another address, if need be
