@@ -26,7 +26,8 @@ def threshold(logits_BV, top_k_B, top_p_B, weight_of: Callable) -> jax.Array:
       logits_BV: f32, finite but for -inf.
       top_k_B: i32, 0 is off. top_p_B: f32, 1 is off (Holtzman et al., arXiv:1904.09751: the
         smallest set of likeliest tokens that reaches p).
-      weight_of: [B, *] logits → their unnormalised probabilities, f32.
+      weight_of: [B, *] logits → their unnormalised probabilities, f32; with a second argument,
+        [B], 0 for logits below it.
     Returns:
       threshold_B, f32.
     """
@@ -56,7 +57,7 @@ def _rank_threshold(logits_BV, few: Candidates, top_k_B) -> jax.Array:
 
 def _mass_threshold(logits_BV, few: Candidates, rank_B, top_p_B, weight_of) -> jax.Array:
     def kept_mass(x_BC):
-        return jnp.sum(jnp.where(x_BC >= rank_B[:, None], weight_of(x_BC), 0), axis=-1)
+        return jnp.sum(weight_of(x_BC, rank_B), axis=-1)
 
     def largest(x_BC):
         weight_BC = weight_of(x_BC)  # once, not at every step of the bisection

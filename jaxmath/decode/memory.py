@@ -159,6 +159,7 @@ def footprint(
     length: int,
     rows: int,
     row_tokens: int,
+    lanes: int = 1,
 ) -> Footprint:
     """What decoding takes on one device.
 
@@ -166,12 +167,14 @@ def footprint(
       weights: `device_bytes` of the parameters.
       state: `device_bytes` of the state with one slot per shard, and with two.
       length: tokens a slot holds. rows, row_tokens: of the largest prefill, over all devices.
+      lanes: numbers that a row of memory holds, to which heads are filled up; 128 on a TPU.
     """
     one, two = state
     constant = one - (two - one)  # arrays that do not grow with the slots
+    head = model.head_dim
     return Footprint(
         weights=weights + max(constant, 0),
-        slot=two - one,
+        slot=(two - one) * -(-head // lanes) * lanes // head,
         step=_step_scratch(model, mesh, length),
         prefill=_prefill_scratch(model, mesh, rows, row_tokens),
         length=length,

@@ -135,23 +135,28 @@ class Session:
     # --- into slots -----------------------------------------------------------------------------
 
     def _admission(self) -> tuple[prefill.Admission, int]:
-        """Moves requests to free slots: as many as one prefill of packed rows takes."""
+        """Moves requests to free slots: as many as one prefill of packed rows takes.
+
+        The first in the queue decides the width; of those behind it, what fits comes along.
+        """
         decoder = self._decoder
         first = len(self._waiting[0][0].tokens)
         width = next(size for size in decoder.decode.buckets if size >= first)
         packed = prefill.PackedRows(decoder.shards, 2 * width)
         entries: list[prefill.Entry] = []
+        passed_over: collections.deque[tuple[Request, OnUpdate | None]] = collections.deque()
         while self._free and self._waiting:
-            request, on_update = self._waiting[0]
+            request, on_update = self._waiting.popleft()
             place = packed.add(request.tokens) if len(request.tokens) <= width else None
             if place is None:
-                break
-            self._waiting.popleft()
+                passed_over.append((request, on_update))
+                continue
             slot, options = self._free.pop(), request.options or decoder.sampling
             seed = self._seed if request.options is None else options.seed
             self._running[slot] = _Running(request, options, on_update)
             self._stopped_by_host.discard(slot)
             entries.append(prefill.Entry(place, slot, request.tokens, *request.name, seed, options))
+        self._waiting.extendleft(reversed(passed_over))
         return packed.admission(entries, decoder.slots, decoder.features), width
 
     # --- out of slots ---------------------------------------------------------------------------

@@ -229,16 +229,20 @@ def sample(
     def column(a_B, like):
         return a_B.reshape(-1, *(1,) * (like.ndim - 1))
 
-    def weight_of(x):
-        return jnp.exp((x - column(best_B, x)) / column(divisor_B, x))
+    def weight_of(x, least_B=None):
+        """exp of the tempered logits, 0 for logits below `least_B`."""
+        exponent = (x - column(best_B, x)) / column(divisor_B, x)
+        if least_B is not None:
+            # Arithmetic, not `where`: with it XLA's CPU library makes one pass of all this and the
+            # sum. What is within 1e-36 of the threshold ties with it.
+            least_B = jnp.maximum(least_B, jnp.finfo(jnp.float32).min)
+            exponent += jnp.minimum(x - column(least_B, x), 0) * 3e38
+        return jnp.exp(exponent)
 
-    def mass_of(x):
-        weight = weight_of(x)
-        return jnp.where(x >= column(least_B, x), weight, 0) if features.filters else weight
-
+    least_B = None
     if features.filters:
         least_B = filters.threshold(x_BV, params.top_k_B, params.top_p_B, weight_of)
-    mass_BN = jax.lax.optimization_barrier(jnp.sum(mass_of(x_BNC), axis=-1))
+    mass_BN = jax.lax.optimization_barrier(jnp.sum(weight_of(x_BNC, least_B), axis=-1))
     bits_B2 = jnp.where(greedy_B[:, None], 0, bits_B2)
 
     def pick(mass, best, bits_B):
@@ -248,7 +252,7 @@ def sample(
 
     block_B = pick(mass_BN, best_BN, bits_B2[:, 0])
     x_BC = _chosen(x_BNC, block_B)
-    within_B = pick(mass_of(x_BC), x_BC, bits_B2[:, 1])
+    within_B = pick(weight_of(x_BC, least_B), x_BC, bits_B2[:, 1])
     # Logits that are NaN lead anywhere; the token at least is one of the vocabulary.
     token_B = jnp.minimum(block_B * C + within_B, x_BV.shape[-1] - 1)
     picked_B = jnp.take_along_axis(x_BC, within_B[:, None], axis=-1, mode="clip")[:, 0]

@@ -79,3 +79,12 @@ def devices(target: str) -> list[jax.Device]:
             f'cannot compile for {target}: {error}; it needs pip install "jax[{extra}]"'
         ) from error
     return list(found.devices)
+
+
+def missing(target: str) -> str | None:
+    """Why programs for `target` cannot be compiled here, or None."""
+    try:
+        devices(target)
+    except ValueError as error:
+        return str(error)
+    return None

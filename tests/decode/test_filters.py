@@ -19,9 +19,13 @@ def threshold(logits_BV, top_k, top_p, temperature=1.0):
 
     def run(logits_BV, top_k_B, top_p_B):
         best_B1 = jnp.max(logits_BV, axis=-1, keepdims=True)
-        weight_of = lambda x: jnp.exp((x - best_B1) / temperature)  # noqa: E731
+
+        def weight_of(x_BC, least_B=None):
+            weight_BC = jnp.exp((x_BC - best_B1) / temperature)
+            return weight_BC if least_B is None else weight_BC * (x_BC >= least_B[:, None])
+
         threshold_B = filters.threshold(logits_BV, top_k_B, top_p_B, weight_of)
-        weight_BV = jnp.where(logits_BV >= threshold_B[:, None], weight_of(logits_BV), 0)
+        weight_BV = weight_of(logits_BV, threshold_B)
         return threshold_B, weight_BV / jnp.sum(weight_BV, axis=-1, keepdims=True)
 
     return jax.tree.map(np.asarray, jax.jit(run)(logits_BV, top_k_B, top_p_B))
@@ -120,6 +124,6 @@ def test_bisection_finds_every_float():
 def test_the_vocabulary_is_not_sorted():
     logits_BV = jnp.zeros((2, 4 * NEAR))
     args = logits_BV, jnp.zeros(2, jnp.int32), jnp.ones(2)
-    run = jax.jit(lambda x, k, p: filters.threshold(x, k, p, jnp.exp))
+    run = jax.jit(lambda x, k, p: filters.threshold(x, k, p, lambda x, _=None: jnp.exp(x)))
     # A top-k of the groups, which XLA keeps as such; a sort would cost a hundred times as much.
     assert " sort(" not in run.lower(*args).compile().as_text()

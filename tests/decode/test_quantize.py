@@ -131,9 +131,8 @@ def test_a_product_with_codes_is_that_with_the_weight_they_stand_for(spec, x_sha
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.standard_normal(x_shape, np.float32)).astype(dtype)
     w = rng.standard_normal(w_shape, np.float32)
-    summed = tuple(axis for axis, letter in enumerate(spec.split(",")[1][:3]) if letter in spec[:4])
-    summed = tuple(i for i, a in enumerate(spec.split(",")[1].split("->")[0]) if a in spec[:4])
-    quantized = QuantizedWeight(*quantize.to_codes(w, summed))
+    summed = x.ndim - 2  # leading axes of w
+    quantized = QuantizedWeight(*quantize.to_codes(w, range(summed)))
     y = jax.jit(linear, static_argnums=0)(spec, x, quantized)
     assert y.dtype == x.dtype
     stands_for = np.asarray(quantized.codes, np.float64) * np.asarray(quantized.step, np.float64)
@@ -144,8 +143,8 @@ def test_a_product_with_codes_is_that_with_the_weight_they_stand_for(spec, x_sha
     )
     # and no further from the real product than half a step per term
     real = np.einsum(spec, np.asarray(x, np.float64), w)
-    bound = np.sum(np.abs(np.asarray(x, np.float64)), axis=tuple(range(2, x.ndim))).max()
-    assert np.max(np.abs(exact - real)) <= bound * np.max(quantized.step) / 2
+    terms_BT = np.sum(np.abs(np.asarray(x, np.float64)), axis=tuple(range(2, x.ndim)))
+    assert np.max(np.abs(exact - real)) <= np.max(terms_BT) * np.max(quantized.step) / 2
 
 
 def test_matrices_become_a_quarter_and_the_rest_stays():
@@ -157,7 +156,7 @@ def test_matrices_become_a_quarter_and_the_rest_stays():
             if name in MATRICES:
                 assert isinstance(value, QuantizedWeight)
                 assert value.codes.shape == param.shape and value.codes.dtype == jnp.int8
-                assert num_bytes(value) < num_bytes(param) * 0.27 + 0
+                assert num_bytes(value) < num_bytes(param) * 0.27
             else:
                 np.testing.assert_array_equal(value, param)
     for name in ("embed_VD", "final_norm_D", "head_DV"):
@@ -214,12 +213,13 @@ def test_the_mismatch_of_int8_is_small():
 
 
 def test_keys_with_an_outlier_survive(monkeypatch):
+    """At 100 times the spread, as in Qwen2.5-7B: 0.12 against 0.57 for keys quantised unturned."""
     outlier = 100.0
     params = make_params("float32", outlier)
     turned = mismatch(params, Int8Cache, outlier)
-    jax.clear_caches()
     monkeypatch.setattr(cache_int8, "_turned", lambda x: x)
-    plain = mismatch(params, Int8Cache, outlier)
-    jax.clear_caches()
-    print(f"MEASURED outlier turned {turned} plain {plain}")
-    assert turned < plain / 3
+    decode_step.clear_cache()
+    unturned = mismatch(params, Int8Cache, outlier)
+    decode_step.clear_cache()
+    assert turned < unturned / 3
+    assert turned < 3 * mismatch(make_params("bfloat16", outlier), outlier=outlier)

@@ -156,7 +156,7 @@ def live(service, grace_s=10.0):
         assert not thread.is_alive()
 
 
-def eventually(condition, timeout_s=10.0):
+def eventually(condition, timeout_s=60.0):
     """Waits until it is true."""
     deadline = time.monotonic() + timeout_s
     while not condition():

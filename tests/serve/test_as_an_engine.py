@@ -68,7 +68,7 @@ def fields(folder, output, url, **changes):
             "base_url": f"{url}/v1",
             "model": "tiny",
             "concurrency": 5,
-            "retries": 0,
+            "retries": 2,
         },
         "decode": {"slots": 1, "max_prompt_tokens": 256},
         "num_samples": NUM_SAMPLES,
@@ -177,7 +177,7 @@ def test_a_run_whose_server_died_goes_on_where_it_was(
     fail_after(cut, 20)
     with fakes.live(service) as (_, client):
         config = config_for(data, tmp_path / "run", str(client.base_url))
-        with pytest.raises(ValueError, match="failed 1 times, lastly: status 500"):
+        with pytest.raises(ValueError, match="failed 3 times, lastly: status 500"):
             module.run(config)
     done = rows(tmp_path / "run", pattern)
     assert 12 <= len(done) < len(expected)  # a shard, or all that was answered
