@@ -145,7 +145,7 @@ class Session:
         packed = prefill.PackedRows(decoder.shards, 2 * width)
         entries: list[prefill.Entry] = []
         passed_over: collections.deque[tuple[Request, OnUpdate | None]] = collections.deque()
-        while self._free and self._waiting:
+        while self._free and self._waiting and len(passed_over) < decoder.slots:
             request, on_update = self._waiting.popleft()
             place = packed.add(request.tokens) if len(request.tokens) <= width else None
             if place is None:

@@ -46,6 +46,20 @@ def admit(decoder: Decoder, width: int) -> jax.stages.Compiled:
         return decoder._admit.lower(*args, width=width).compile()
 
 
+def ideal_bytes(decoder: Decoder) -> int:
+    """What a step must move on one device with all slots at full length.
+
+    All weights but the embedding table, of which it reads a row per slot, and all of the cache, once;
+    the f32 logits written and read once.
+    """
+    model, plan, mesh = decoder.model, decoder.memory, decoder.mesh
+    item = params(decoder).embed_VD.dtype.itemsize
+    table = model.vocab_size * model.embed_dim * item
+    here = decoder.slots // decoder.shards
+    logits = 2 * 4 * here * model.vocab_size // mesh.shape["tensor"]
+    return plan.footprint.weights - table + plan.cache + logits
+
+
 def _placed(shapes: Any, shardings: Any) -> Any:
     place = lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s)  # noqa: E731
     return jax.tree.map(place, shapes, shardings)

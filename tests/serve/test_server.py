@@ -82,7 +82,7 @@ def test_running_responses_finish_while_new_ones_are_refused(session):
         assert refused.status_code == 503
         assert httpx2.get(f"{client.base_url}/health").status_code == 503
         session.gate.set()
-        thread.join(10)
+        thread.join(60)
         assert found["running"].status_code == 200
         fakes.eventually(lambda: running.should_exit)
 
@@ -100,7 +100,7 @@ def test_what_is_not_done_in_time_is_told_so(session, how):
         running.handle_exit(signal.SIGTERM, None)
         if how == "second signal":
             running.handle_exit(signal.SIGTERM, None)
-        thread.join(5)  # though the decoder still hangs in its step
+        thread.join(25)  # though the decoder still hangs in its step
         assert found[0].status_code == 503 and found[0].json()["error"]["type"] == "server_error"
         session.gate.set()
 

@@ -26,7 +26,7 @@ class Caller:
         self.batch = Batch(list(requests), self.events.put, stream)
 
     def next(self):
-        return self.events.get(timeout=10)
+        return self.events.get(timeout=60)
 
     @property
     def silent(self):
