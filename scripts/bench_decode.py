@@ -8,7 +8,7 @@
 
 Prompts are of uniform length, responses of long-tailed length (log-normal, cut at the limit) unless
 `--uniform`. Printed beside the rate: the share of slot steps that made no token while requests
-waited, and the larger of two limits: multiplications over the measured speed of matrix products,
+waited, and shares of two limits: multiplications over the measured speed of matrix products, and
 bytes that must be read (weights once a step, keys and values of live tokens) over the measured copy
 bandwidth. The first round compiles; the median of the others is the figure.
 """
@@ -74,9 +74,8 @@ def workload(args, vocab_size: int, seed: int) -> list[Request]:
             if args.uniform:
                 wanted = rng.integers(args.max_tokens // 4, args.max_tokens + 1)
             else:
-                wanted = np.clip(
-                    rng.lognormal(np.log(args.max_tokens / 4), 0.8), 1, args.max_tokens
-                )
+                wanted = rng.lognormal(np.log(args.max_tokens / 4), 0.8)
+            wanted = min(max(wanted, 1), args.max_tokens)
             options = SamplingConfig(max_tokens=int(wanted), seed=seed)
             requests.append(Request(prompt, sample, tokens, options))
     return requests
@@ -85,9 +84,8 @@ def workload(args, vocab_size: int, seed: int) -> list[Request]:
 def floor_seconds(config: ModelConfig, requests, slots: int, dtype: str, flops: float, copy: float):
     """Seconds that arithmetic alone, and that memory traffic alone, would take."""
     item = jnp.dtype(dtype).itemsize
-    weights = config.num_params - (
-        0 if config.tie_embeddings else config.vocab_size * config.embed_dim
-    )
+    lookup = 0 if config.tie_embeddings else config.vocab_size * config.embed_dim
+    weights = config.num_params - lookup
     pairs = config.num_layers * config.num_heads * config.head_dim
     kv_bytes = 2 * config.num_layers * config.num_kv_heads * config.head_dim * item
     tokens = sum(request.options.max_tokens for request in requests)
@@ -126,10 +124,8 @@ def measure(args, config: ModelConfig, slots: int) -> None:
     print(decoder.memory.table())
     dtype = args.dtype or config.dtype
     flops, copy = limits(dtype, slots // args.data)
-    print(
-        f"measured limits: {flops / 1e9:,.0f} GFLOP/s at {slots} rows, {copy / 1e9:,.1f} GB/s copy"
-    )
-    rates, shares, idle = [], [], []
+    print(f"measured: {flops / 1e9:,.0f} GFLOP/s at {slots} rows, copies {copy / 1e9:,.1f} GB/s")
+    rates = []
     for round_index in range(args.rounds + 1):
         requests = workload(args, config.vocab_size, round_index)
         session = decoder.open()
@@ -141,23 +137,17 @@ def measure(args, config: ModelConfig, slots: int) -> None:
             num_tokens += sum(len(completion.tokens) for completion in session.step())
         seconds = time.perf_counter() - start
         arithmetic, traffic = floor_seconds(config, requests, slots, dtype, flops, copy)
-        floor = max(arithmetic, traffic) / mesh.size
-        what = "arithmetic" if arithmetic > traffic else "memory"
+        rates.append(num_tokens / seconds)
+        note = " (compiles)" if round_index == 0 else ""
         print(
-            f"round {round_index}: {len(requests)} responses, {num_tokens} tokens, {seconds:.2f} s, "
-            f"{num_tokens / seconds:,.0f} tokens/s, {floor / seconds:.0%} of the {what} limit, "
-            f"{traffic * copy / seconds / 1e9:,.0f} GB/s, "
-            f"idle {session.occupancy.idle_share:.1%}{' (compiles)' if round_index == 0 else ''}",
+            f"round {round_index}: {num_tokens} tokens in {seconds:.2f} s, {rates[-1]:,.0f} tokens/s, "
+            f"{arithmetic / mesh.size / seconds:.0%} of the arithmetic limit, "
+            f"{traffic / mesh.size / seconds:.0%} of the memory limit "
+            f"({traffic * copy / seconds / 1e9:,.1f} GB/s), "
+            f"idle {session.occupancy.idle_share:.1%}{note}",
             flush=True,
         )
-        if round_index:
-            rates.append(num_tokens / seconds)
-            shares.append(floor / seconds)
-            idle.append(session.occupancy.idle_share)
-    print(
-        f"median of {args.rounds}: {statistics.median(rates):,.0f} tokens/s, "
-        f"{statistics.median(shares):.0%} of the limit, idle {statistics.median(idle):.1%}"
-    )
+    print(f"median of {args.rounds}: {statistics.median(rates[1:]):,.0f} tokens/s")
 
 
 def transformers_rate(args, config: ModelConfig, rows: int) -> None:
@@ -228,9 +218,8 @@ def main() -> None:
         jax.config.update("jax_num_cpu_devices", args.data * args.tensor)
     config = configs.load(ModelConfig, args.model) if args.model else TINY
     devices = jax.devices()
-    print(
-        f"{len(devices)} x {devices[0].device_kind}, {config.num_params:,} parameters, jax {jax.__version__}"
-    )
+    where = f"{len(devices)} x {devices[0].device_kind}, jax {jax.__version__}"
+    print(f"{where}, {config.num_params:,} parameters")
     for slots in args.slots:
         measure(args, config, slots)
     if args.transformers:
