@@ -134,7 +134,8 @@ def _run_configured(arguments: argparse.Namespace) -> int:
             print(f"# {name}: {value}")
         return 0
     if getattr(arguments, "prompt", None) is not None:
-        print(module.answer(config, arguments.prompt))
+        module.answer(config, arguments.prompt, lambda text: print(text, end="", flush=True))
+        print()
         return 0
     report = module.run(config)
     for name, value in report.summary.items():

@@ -140,7 +140,8 @@ def measure(args, config: ModelConfig, slots: int) -> None:
         rates.append(num_tokens / seconds)
         note = " (compiles)" if round_index == 0 else ""
         print(
-            f"round {round_index}: {num_tokens} tokens in {seconds:.2f} s, {rates[-1]:,.0f} tokens/s, "
+            f"round {round_index}: {num_tokens} tokens in {seconds:.2f} s, "
+            f"{rates[-1]:,.0f} tokens/s, "
             f"{arithmetic / mesh.size / seconds:.0%} of the arithmetic limit, "
             f"{traffic / mesh.size / seconds:.0%} of the memory limit "
             f"({traffic * copy / seconds / 1e9:,.1f} GB/s), "

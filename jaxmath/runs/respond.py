@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from jaxmath.data import prompts, records, tokenizer
 from jaxmath.decode import decoder, remote, sampling
-from jaxmath.decode.requests import Completion, Request
+from jaxmath.decode.requests import Completion, Request, Update
 from jaxmath.model import qwen2
 from jaxmath.model.config import ModelConfig
 from jaxmath.runs import models, session
@@ -76,15 +76,21 @@ class Responder:
         self.decoder.load(model)
 
     def answer(
-        self, questions: Iterable[Question], samples: Iterable[int], done: Collection[Name] = ()
+        self,
+        questions: Iterable[Question],
+        samples: Iterable[int],
+        done: Collection[Name] = (),
+        on_update: Callable[[Update], None] | None = None,
     ) -> Iterator[Response]:
         """`samples` responses to each question, in the order in which their verdicts arrive.
 
         Args:
           done: (question id, sample) that are not asked for.
+          on_update: called with what each chunk adds to a response.
         """
         questions = list(questions)
-        completions = self.decoder.generate(_requests(questions, samples, done))
+        asked = _requests(questions, samples, done)
+        completions = self.decoder.generate(asked, on_update=on_update)
         return _graded(map(_ungraded, completions), questions, self.verifier)
 
 

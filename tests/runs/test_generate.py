@@ -1,5 +1,7 @@
 """Prompts in, text out."""
 
+import dataclasses
+
 import pytest
 
 from jaxmath import __main__ as cli
@@ -38,9 +40,35 @@ def test_one_question_is_answered_on_the_command_line(data, model, tmp_path, cap
     assert printed == tiny.rows(tmp_path / "run/responses.jsonl")[0]["response"] != ""
 
 
+def test_text_comes_in_pieces_that_add_up(data, model, tmp_path):
+    config = tiny.generate_config(data, model, tmp_path)
+    config = dataclasses.replace(
+        config, decode=dataclasses.replace(config.decode, chunk_tokens=3), num_samples=2
+    )
+    generate.run(config)
+    row = tiny.rows(tmp_path / "responses.jsonl")[0]
+    pieces = []
+    generate.answer(config, row["prompt"], pieces.append)
+    assert "".join(pieces) == row["response"] != ""
+    assert sum(piece != "" for piece in pieces) > 2
+
+
+def test_responses_are_on_disk_as_soon_as_they_end(data, model, tmp_path, monkeypatch):
+    config = tiny.generate_config(data, model, tmp_path, num_samples=2)
+    seen = []
+
+    def count(self, *_):
+        path = tmp_path / "responses.jsonl"
+        seen.append(len(path.read_text().splitlines()))
+
+    monkeypatch.setattr(generate.Progress, "update", count)
+    generate.run(config)
+    assert seen == list(range(12))
+
+
 def test_a_question_that_does_not_fit_is_an_error(data, model, tmp_path):
     config = tiny.generate_config(data, model, tmp_path)
     with pytest.raises(ValueError, match="tokens, more than 48; raise max_prompt_tokens"):
-        generate.answer(config, "1 + 1 + " * 40)
+        generate.answer(config, "1 + 1 + " * 40, print)
     with pytest.raises(config_lib.ConfigError, match="data is null"):
         generate.run(tiny.generate_config(data, model, tmp_path, data=None))
