@@ -22,7 +22,6 @@ import numpy as np
 
 from jaxmath.decode import cache_rows, quantize
 from jaxmath.decode.cache_xla import XlaCache
-from jaxmath.kernels.attention import NEG_INF
 from jaxmath.model.config import ModelConfig
 
 STEP_AXES = ("batch", "kv_heads", "seq")
@@ -74,46 +73,8 @@ class Int8Cache:
 
         Blocks behind the longest live sequence are not read (see `cache_xla`).
         """
-        B, N, H = q_BNH.shape
-        K, S = self.k_step_BKS.shape[1:]
-        q_BKGH = _turned(q_BNH).astype(q_BNH.dtype).reshape(B, K, N // K, H)
-        length_B = cache_rows.seen_lengths(length_B, S)
-        longest = jnp.max(length_B)
-        zeros_BKGH = jnp.zeros(q_BKGH.shape, jnp.float32)
-        running = (zeros_BKGH[..., :1] + NEG_INF, zeros_BKGH[..., :1], zeros_BKGH)
-        blocks = zip(self.codes.keys, self.codes.values, self.codes.starts, strict=True)
-        for k_BKHS, v_BKSH, start in blocks:
-            part = slice(start, start + v_BKSH.shape[2])
-            block = (k_BKHS, self.k_step_BKS[:, :, part], v_BKSH, self.v_step_BKS[:, :, part])
-            merge = lambda running, block=block, start=start: _merge(  # noqa: E731
-                running, q_BKGH, *block, length_B - start
-            )
-            running = jax.lax.cond(longest > start, merge, lambda running: running, running)
-        _, sum_BKG1, out_BKGH = running
-        return (out_BKGH / sum_BKG1).reshape(B, N, H).astype(q_BNH.dtype)
-
-
-def _merge(running, q_BKGH, k_BKHS, k_step_BKS, v_BKSH, v_step_BKS, length_B):
-    """One block more into (largest score, sum of exponentials, weighted values)."""
-    largest_BKG1, sum_BKG1, out_BKGH = running
-    S, H = v_BKSH.shape[2:]
-    dtype = q_BKGH.dtype
-    score_BKGS = jnp.einsum(
-        "BKGH,BKHS->BKGS", q_BKGH, k_BKHS.astype(dtype), preferred_element_type=jnp.float32
-    )
-    score_BKGS = score_BKGS * (k_step_BKS * H**-0.5)[:, :, None]
-    seen_B11S = (jnp.arange(S)[None] < length_B[:, None])[:, None, None]
-    score_BKGS = jnp.where(seen_B11S, score_BKGS, NEG_INF)
-    new_BKG1 = jnp.maximum(largest_BKG1, jnp.max(score_BKGS, axis=-1, keepdims=True))
-    # Every slot sees a token of the first block, so unseen ones come to exp(NEG_INF - finite) = 0.
-    weight_BKGS = jnp.exp(score_BKGS - new_BKG1)
-    shrink_BKG1 = jnp.exp(largest_BKG1 - new_BKG1)
-    sum_BKG1 = sum_BKG1 * shrink_BKG1 + jnp.sum(weight_BKGS, axis=-1, keepdims=True)
-    weight_BKGS = (weight_BKGS * v_step_BKS[:, :, None]).astype(dtype)
-    add_BKGH = jnp.einsum(
-        "BKGS,BKSH->BKGH", weight_BKGS, v_BKSH.astype(dtype), preferred_element_type=jnp.float32
-    )
-    return new_BKG1, sum_BKG1, out_BKGH * shrink_BKG1 + add_BKGH
+        q_BNH = _turned(q_BNH).astype(q_BNH.dtype)
+        return self.codes.attend(q_BNH, length_B, self._steps)
 
 
 def _quantized(x: jax.Array) -> tuple[jax.Array, jax.Array]:

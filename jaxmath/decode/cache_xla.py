@@ -98,9 +98,11 @@ class XlaCache:
             values.append(put_value(v_BKSH, v_BKH.astype(v_BKSH.dtype), at_B))
         return _pinned(XlaCache(tuple(keys), tuple(values)))
 
-    def attend(self, q_BNH, length_B) -> jax.Array:
+    def attend(self, q_BNH, length_B, steps=None) -> jax.Array:
         """Attention of one query per slot to its first `length_B` tokens; zeros where that is 0.
 
+        Args:
+          steps: k_step_BKS and v_step_BKS, f32, where keys and values are codes of that size.
         Returns out_BNH in the dtype of q; scores and softmax are f32.
         """
         B, N, H = q_BNH.shape
@@ -113,8 +115,10 @@ class XlaCache:
             jnp.zeros((B, K, N // K, H)),
         )
         for k_BKHS, v_BKSH, start in zip(self.keys, self.values, self.starts, strict=True):
-            merge = lambda running, k=k_BKHS, v=v_BKSH, start=start: _merge(  # noqa: E731
-                running, q_BKGH, k, v, length_B - start
+            part = slice(start, start + v_BKSH.shape[2])
+            block = (k_BKHS, v_BKSH, steps and tuple(x_BKS[:, :, part] for x_BKS in steps))
+            merge = lambda running, block=block, start=start: _merge(  # noqa: E731
+                running, q_BKGH, *block, length_B - start
             )
             running = jax.lax.cond(longest > start, merge, lambda running: running, running)
         _, sum_BKG1, out_BKGH = running
@@ -130,23 +134,30 @@ def block_sizes(length: int) -> tuple[int, ...]:
     return (size,) * full + ((rest,) if rest else ())
 
 
-def _merge(running, q_BKGH, k_BKHS, v_BKSH, length_B):
+def _merge(running, q_BKGH, k_BKHS, v_BKSH, steps, length_B):
     """One block more into (largest score, sum of exponentials, weighted values)."""
     largest_BKG1, sum_BKG1, out_BKGH = running
     S, H = v_BKSH.shape[2:]
-    score_BKGS = jnp.einsum("BKGH,BKHS->BKGS", q_BKGH, k_BKHS, preferred_element_type=jnp.float32)
+    dtype = q_BKGH.dtype
+    score_BKGS = jnp.einsum(
+        "BKGH,BKHS->BKGS", q_BKGH, k_BKHS.astype(dtype), preferred_element_type=jnp.float32
+    )
+    if steps is not None:  # here and below, not on the codes: so they are never dequantised
+        score_BKGS = score_BKGS * steps[0][:, :, None]
     seen_B11S = (jnp.arange(S)[None] < length_B[:, None])[:, None, None]
     score_BKGS = jnp.where(seen_B11S, score_BKGS * H**-0.5, NEG_INF)
     new_BKG1 = jnp.maximum(largest_BKG1, jnp.max(score_BKGS, axis=-1, keepdims=True))
     weight_BKGS = jnp.where(seen_B11S, jnp.exp(score_BKGS - new_BKG1), 0.0)
     shrink_BKG1 = jnp.exp(largest_BKG1 - new_BKG1)
+    sum_BKG1 = sum_BKG1 * shrink_BKG1 + jnp.sum(weight_BKGS, axis=-1, keepdims=True)
+    if steps is not None:
+        weight_BKGS = weight_BKGS * steps[1][:, :, None]
     add_BKGH = jnp.einsum(
         "BKGS,BKSH->BKGH",
-        weight_BKGS.astype(v_BKSH.dtype),
-        v_BKSH,
+        weight_BKGS.astype(dtype),
+        v_BKSH.astype(dtype),
         preferred_element_type=jnp.float32,
     )
-    sum_BKG1 = sum_BKG1 * shrink_BKG1 + jnp.sum(weight_BKGS, axis=-1, keepdims=True)
     return new_BKG1, sum_BKG1, out_BKGH * shrink_BKG1 + add_BKGH
 
 

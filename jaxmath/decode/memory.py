@@ -3,9 +3,9 @@
 Weights and state are counted from their abstract trees, so whatever they hold is in the count;
 scratch is an estimate from the largest intermediates of the two programs that use it:
 
-    reserved + weights + slots * slot + max(slots * step, prefill)  <=  budget        on each device
+    reserved + weights + slots * slot + max(slots * step, prefill)  <=  budget    on each device
 
-where `prefill` is the scratch of `admit` and `step` that of `decode_chunk`, which never run at once.
+where `prefill` is the scratch of `admit`, and `step` that of `decode_chunk`: they take turns.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Footprint:
     """What the decoder's programs need on one device, in bytes.
 
     weights: parameters. slot: one sequence, cache at full length and its row of the state.
-    step: scratch of a decode step, per slot. prefill: scratch of a prefill, for any number of slots.
+    step: scratch of a decode step, per slot. prefill: scratch of a prefill, whatever the slots.
     length: tokens that a slot holds.
     """
 
@@ -83,14 +83,15 @@ class MemoryPlan:
     def table(self) -> str:
         """The plan in a few lines, for people."""
         need, here = self.footprint, self.slots // self.shards
+        program = "of a prefill" if self.scratch == need.prefill else "of a step"
         rows = [
             ("budget", self.budget, ""),
             ("reserved", self.reserved, "in use by others"),
             ("weights", need.weights, ""),
             ("cache", self.cache, f"{here} slots of {need.length} tokens"),
-            ("scratch", self.scratch, "of a prefill" if self.scratch == need.prefill else "of a step"),
+            ("scratch", self.scratch, program),
             ("free", self.free, ""),
-        ]  # fmt: skip
+        ]
         lines = [f"  {name:<9}{size / 2**30:9.3f}  {note}".rstrip() for name, size, note in rows]
         token = need.slot / need.length / 2**10
         return "\n".join(

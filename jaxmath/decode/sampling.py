@@ -1,6 +1,6 @@
 """Logits → one token per row, with its log-probability under the distribution it was drawn from.
 
-The order is the one of `transformers`: repetition penalty, logit bias, minimum length; then
+The order is the one of `transformers`: repetition penalty, minimum length, logit bias; then
 temperature, the top k, and of those the top p, renormalised after each. Every row has parameters
 of its own; a row's token depends on its logits, bits and parameters alone.
 """
@@ -261,20 +261,23 @@ def sample(
 
 
 def _adjust(logits_BV, params: Params, features: Features, num_tokens_B, stop_ids, seen_BV):
-    """Repetition penalty, logit bias and minimum length; logits of temperature 1."""
+    """Repetition penalty, minimum length and logit bias; logits of temperature 1."""
+    if not (features.penalty or features.bias or features.min_tokens):
+        return logits_BV
     if features.penalty:
         penalty_B1 = params.penalty_B[:, None]
         less_BV = jnp.where(logits_BV < 0, logits_BV * penalty_B1, logits_BV / penalty_B1)
         logits_BV = jnp.where(seen_BV, less_BV, logits_BV)
-    if features.bias:
-        add = jax.vmap(lambda row_V, id_M, bias_M: row_V.at[id_M].add(bias_M, mode="drop"))
-        logits_BV = add(logits_BV, params.bias_id_BM, params.bias_BM)
     if features.min_tokens and stop_ids:
         id_V = jnp.arange(logits_BV.shape[-1])
         stops_V = functools.reduce(operator.or_, (id_V == stop for stop in stop_ids))
         early_B = num_tokens_B < params.min_tokens_B
         logits_BV = jnp.where(early_B[:, None] & stops_V[None], BANNED, logits_BV)
-    return logits_BV
+    if features.bias:  # last, in place; no finite bias lifts what is banned
+        add = jax.vmap(lambda row_V, id_M, bias_M: row_V.at[id_M].add(bias_M, mode="drop"))
+        logits_BV = add(logits_BV, params.bias_id_BM, params.bias_BM)
+    # A barrier: several passes read the result, none should compute it again.
+    return jax.lax.optimization_barrier(logits_BV)
 
 
 def _blocks(x_BV) -> jax.Array:

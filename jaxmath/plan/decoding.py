@@ -49,8 +49,8 @@ def admit(decoder: Decoder, width: int) -> jax.stages.Compiled:
 def ideal_bytes(decoder: Decoder) -> int:
     """What a step must move on one device with all slots at full length.
 
-    All weights but the embedding table, of which it reads a row per slot, and all of the cache, once;
-    the f32 logits written and read once.
+    All weights but the embedding table, of which it reads a row per slot, and all of the cache,
+    once; the f32 logits written and read once.
     """
     model, plan, mesh = decoder.model, decoder.memory, decoder.mesh
     item = params(decoder).embed_VD.dtype.itemsize

@@ -5,7 +5,8 @@
     %fusion.3 = bf16[64,128]{1,0:T(8,128)(2,1)S(1)} fusion(%a, %b), kind=kLoop, calls=%fused.3, …
 
 Read here are names, shapes, operands and called computations; `traffic` adds up what they move.
-The grammar is the same for CPU, GPU and TPU. Tiles, `T(…)`, and memory spaces, `S(…)`, appear on TPU.
+The grammar is the same for CPU, GPU and TPU; tiles, `T(…)`, and memory spaces, `S(…)`, are those
+of a TPU.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class Array:
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-    """One line. `shape` has the leaves of a tuple in order; `attributes` is the rest of the line."""
+    """One line. shape: the leaves of a tuple, in order. attributes: what follows the operands."""
 
     name: str
     opcode: str

@@ -237,6 +237,6 @@ def _new_in_custom_call(i: Instruction) -> list[int]:
     aliased = re.search(r"output_to_operand_aliasing=\{(.*?\))\}", i.attributes)
     for index in re.findall(r"\{(\d*)\}: \(", aliased[1]) if aliased else ():
         new[int(index or 0)] = 0  # updated in place, by how much is the kernel's secret
-    if '"__cu' in i.attributes:  # cuBLAS and cuDNN: the last result is scratch, not data
-        new = [n if array.dtype not in ("s8", "u8") else 0 for n, array in zip(new, i.shape)]
+    if '"__cu' in i.attributes and i.shape[-1].dtype in ("s8", "u8"):
+        new[-1] = 0  # cuBLAS and cuDNN: scratch, not data
     return new

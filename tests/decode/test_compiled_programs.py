@@ -16,6 +16,9 @@ from jaxmath.decode.sampling import SamplingConfig
 from jaxmath.model.config import ModelConfig
 from jaxmath.plan import decoding, hlo, targets, traffic
 
+# Programs for absent devices cannot be loaded again, so the cache of compiled ones is no use here.
+pytestmark = pytest.mark.filterwarnings("ignore:Error reading persistent compilation cache")
+
 LAYERS = 2
 QWEN_7B = ModelConfig(
     vocab_size=152064,
@@ -41,8 +44,12 @@ TINY = ModelConfig(
 TPU = {"v5e, tensor=4": ("v5e:2x4", (2, 1, 4)), "v5e, tensor=2": ("v5e:2x4", (4, 1, 2))}
 
 EACH_LAYER = {"BTNH,NHD->BTD": LAYERS, "BTF,FD->BTD": LAYERS}  # output projection and MLP
-# The longest sequence, blocks of the vocabulary: largest logit, mass, the chosen one; slots done.
-REST = {("all-reduce", "s32"): 2, ("all-gather", "f32"): 2, ("all-reduce", "f32"): 1}
+REST = {
+    ("all-gather", "f32"): 2,  # blocks of the vocabulary: their largest logit, their mass
+    ("all-reduce", "f32"): 1,  # the chosen block
+    ("all-reduce", "s32"): 1,  # how many slots are done
+}
+XLA_REST = REST | {("all-reduce", "s32"): 2}  # and the longest sequence, to which it reads
 
 
 @functools.cache
@@ -58,7 +65,8 @@ def token_loop(model, target, sizes, cache, slots, length):
     config = DecodeConfig(max_prompt_tokens=length // 8, slots=slots, cache=cache)
     sampling = SamplingConfig(max_tokens=length - length // 8)
     decoder = Decoder(model, config, sampling, (5,), mesh)
-    program = hlo.parse(decoding.decode_chunk(decoder).as_text())
+    with jax.default_matmul_precision("default"):  # as in runs; the kernels know no other
+        program = hlo.parse(decoding.decode_chunk(decoder).as_text())
     return decoder, program, traffic.main_loop(program)
 
 
@@ -78,10 +86,11 @@ def test_nothing_in_the_token_loop_writes_half_a_layers_cache(case):
 
 @pytest.mark.parametrize("case", TPU)
 def test_a_chunk_does_not_copy_the_cache_before_or_after_its_loop(case):
-    decoder, program, _ = on_tpu(case)
-    copies = traffic.large_writes(program, program.entry, layer_cache_bytes(decoder) // 16)
-    in_loop = traffic.large_writes(program, on_tpu(case)[2].body, layer_cache_bytes(decoder) // 16)
-    assert [write for write in copies if write not in in_loop] == []
+    decoder, program, loop = on_tpu(case)
+    block = layer_cache_bytes(decoder) // 16  # an array of the cache is a block of keys or values
+    in_loop = traffic.large_writes(program, loop.body, block)
+    everywhere = traffic.large_writes(program, program.entry, block)
+    assert [write for write in everywhere if write not in in_loop] == []
 
 
 @pytest.mark.parametrize("case", TPU)
@@ -92,14 +101,15 @@ def test_a_step_moves_at_most_a_quarter_more_than_weights_cache_and_logits(case)
 
 @pytest.mark.parametrize("case", TPU)
 def test_a_step_has_two_all_reduces_per_layer_and_a_few_small_exchanges(case):
-    check_exchanges(*on_tpu(case))
+    check_exchanges(*on_tpu(case), XLA_REST)
 
 
 def test_on_a_cpu_too_a_step_has_two_all_reduces_per_layer():
-    check_exchanges(*token_loop(TINY, None, (2, 2, 2), "xla", slots=16, length=128))
+    found = token_loop(TINY, None, (2, 2, 2), "xla", slots=16, length=128)
+    check_exchanges(*found, XLA_REST)
 
 
-def check_exchanges(decoder, program, loop):
+def check_exchanges(decoder, program, loop, expected_rest):
     layers, rest = collections.Counter(), collections.Counter()
     residual = most = 0
     for exchange in traffic.collectives(program, loop):
@@ -112,7 +122,7 @@ def check_exchanges(decoder, program, loop):
             rest[exchange.kind, exchange.operands[0].dtype] += 1
             most = max(most, exchange.nbytes)
     assert layers == EACH_LAYER
-    assert rest == REST
+    assert rest == expected_rest
     block = 4 * decoder.slots // decoder.shards * -(-decoder.model.vocab_size // 128)
     assert most <= max(residual, block)
 
@@ -124,4 +134,4 @@ def test_the_kernels_for_a_tpu_update_their_cache_in_place(cache):
     small = layer_cache_bytes(decoder) // 16
     assert traffic.large_writes(program, loop.body, small) == []
     assert traffic.large_writes(program, program.entry, small) == []
-    check_exchanges(decoder, program, loop)
+    check_exchanges(decoder, program, loop, REST)

@@ -22,7 +22,7 @@ ENTRY %main (a: bf16[64,256,128], b: s32[64]) -> (bf16[64,128], s32[64]) {
   %fusion.1 = bf16[64,128]{1,0:T(8,128)(2,1)S(1)} fusion(%a, %copy-done.1), kind=kLoop, calls=%fused, metadata={op_name="jit(step)/take (x)"}
   ROOT %tuple.1 = (bf16[64,128]{1,0:T(8,128)(2,1)}, /*index=1*/s32[64]{0:T(128)}) tuple(%fusion.1, %b)
 }
-"""
+"""  # noqa: E501
 
 
 def test_names_operands_and_calls_are_read():

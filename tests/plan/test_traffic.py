@@ -122,7 +122,7 @@ ENTRY %main (w: f32[512,128], x: f32[8,128]) -> f32[8,128] {
   %copy-done.1 = f32[8,128]{1,0:T(8,128)S(1)} copy-done(%copy-start.1)
   ROOT %fusion.1 = f32[8,128]{1,0:T(8,128)} fusion(%slice-done.1, %copy-done.1), kind=kOutput, calls=%fused
 }
-"""
+"""  # noqa: E501
 
 
 def test_what_goes_through_the_chip_is_read_once_and_free_there():
