@@ -206,7 +206,7 @@ def sample(
     usually read from.
 
     The draw has two levels, a block of the vocabulary and a token of the block, with 32 random
-    bits each: 24 digits of a float would not do justice to 150,000 tokens.
+    bits each: the 24 of a float would not do justice to 150,000 tokens.
 
     Args:
       logits_BV: f32, finite.
@@ -218,7 +218,7 @@ def sample(
     """
     x_BV = _adjust(logits_BV, params, features, num_tokens_B, stop_ids, seen_BV)
     x_BNC = _blocks(x_BV)
-    N, C = x_BNC.shape[1:]
+    C = x_BNC.shape[-1]
     # Barriers: XLA would merge the reductions of a block and of the row, and read the vocabulary
     # once for each.
     best_BN = jax.lax.optimization_barrier(jnp.max(x_BNC, axis=-1))

@@ -24,14 +24,15 @@ def main() -> None:
     parser.add_argument("--workload", default="std")
     parser.add_argument("--slots", type=int, default=64)
     parser.add_argument("--chunk-tokens", type=int, default=32)
-    parser.add_argument("--devices", type=int, default=1, help="CPU devices that share the slots")
+    parser.add_argument("--data", type=int, default=1, help="CPU devices that share the slots")
+    parser.add_argument("--tensor", type=int, default=1, help="CPU devices that share each layer")
     args = parser.parse_args()
-    jax.config.update("jax_num_cpu_devices", args.devices)
+    jax.config.update("jax_num_cpu_devices", args.data * args.tensor)
     watch = peerlib.CompileWatch()
     shape, dtype = peerlib.shape_of(args.model_dir), peerlib.dtype_of(args.model_dir)
     work = peerlib.gen_workload(args.workload, shape.vocab)
     start = time.perf_counter()
-    mesh = sharding.make_mesh(sharding.MeshConfig(data=args.devices))
+    mesh = sharding.make_mesh(sharding.MeshConfig(data=args.data, tensor=args.tensor))
     config = dataclasses.replace(source.load_config(args.model_dir), dtype=dtype)
     model, config = source.load_model(args.model_dir, mesh, dtype, config)
     drawn = SamplingConfig(temperature=work.temperature, max_tokens=work.longest)
@@ -63,7 +64,7 @@ def main() -> None:
         again = watch.take()
         record = {
             "bench": "gen",
-            "peer": "jaxmath" if args.devices == 1 else f"jaxmath-{args.devices}-devices",
+            "peer": f"jaxmath-data{args.data}-tensor{args.tensor}",
             "model": shape.name,
             "dtype": dtype,
             "rep": rep,
