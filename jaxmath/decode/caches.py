@@ -57,9 +57,7 @@ CACHES = {
 BEST = {"gpu": "cudnn", "tpu": "paged"}  # where nothing is asked for; on a CPU "xla"
 
 
-def choose(
-    name: str | None, model: ModelConfig, mesh: Mesh, dtype: str
-) -> type[LayerCache]:
+def choose(name: str | None, model: ModelConfig, mesh: Mesh, dtype: str) -> type[LayerCache]:
     """The cache of that name, or where it is None the best that runs on `mesh`.
 
     Args:

@@ -162,9 +162,7 @@ class Decoder:
         whole = sharding.replicated(mesh)
         # The state goes from program to program in one placement, and is updated in place.
         self._init = jax.jit(init, out_shardings=state)
-        self._admit = jax.jit(
-            admit, static_argnames="width", donate_argnums=1, out_shardings=state
-        )
+        self._admit = jax.jit(admit, static_argnames="width", donate_argnums=1, out_shardings=state)
         self._chunk = jax.jit(chunk, donate_argnums=1, out_shardings=(state, whole))
 
     def load(self, model: qwen2.Qwen2) -> None:

@@ -29,7 +29,9 @@ MODEL = ModelConfig(
 def make_decoder(sizes=(1, 1, 1), **decode):
     devices = jax.devices()[: int(np.prod(sizes))]
     mesh = sharding.make_mesh(sharding.MeshConfig(*sizes), devices)
-    return Decoder(MODEL, DecodeConfig(**decode), sampling.SamplingConfig(max_tokens=16), (5,), mesh)
+    return Decoder(
+        MODEL, DecodeConfig(**decode), sampling.SamplingConfig(max_tokens=16), (5,), mesh
+    )
 
 
 def chunk_program(decoder):
