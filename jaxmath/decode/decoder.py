@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal
 
 import jax
+import numpy as np
+from jax.experimental.layout import Format, Layout
 from jax.sharding import Mesh
 
 from jaxmath import sharding
@@ -144,26 +146,61 @@ class Decoder:
             dtype=dtype,
             features=self.features,
         )
+        self._weights = placement.abstract(model, mesh, self.form)
         self.memory = self._plan(init, length)
         self.slots = self.memory.slots
         self.refill = decode.refill_slots or max(1, self.slots // 8)
         self.lookahead = decode.lookahead
         if self.lookahead is None:
             self.lookahead = int(mesh.devices.flat[0].platform != "cpu")
-        init = functools.partial(init, num_slots=self.slots)
-        state = engine.state_shardings(mesh, jax.eval_shape(init))
+        self._new_state = functools.partial(init, num_slots=self.slots)
+        shapes = jax.eval_shape(self._new_state)
+        self._state_shardings = engine.state_shardings(mesh, shapes)
+
+    @functools.cached_property
+    def _chunk(self) -> jax.stages.Compiled:
+        """The token loop. Compiled first, since it says how the caches are to lie in memory: in any
+        other layout a TPU would copy all of them before and behind the loop, at every chunk."""
         chunk = functools.partial(
             engine.decode_chunk,
-            chunk_tokens=decode.chunk_tokens,
+            chunk_tokens=self.decode.chunk_tokens,
             features=self.features,
             stop_ids=self.stop_ids,
         )
-        admit = functools.partial(prefill.admit, features=self.features)
-        whole = sharding.replicated(mesh)
-        # The state goes from program to program in one placement, and is updated in place.
-        self._init = jax.jit(init, out_shardings=state)
-        self._admit = jax.jit(admit, static_argnames="width", donate_argnums=1, out_shardings=state)
-        self._chunk = jax.jit(chunk, donate_argnums=1, out_shardings=(state, whole))
+        whole = sharding.replicated(self.mesh)
+        params, where = self._weights
+        free = lambda s: Format(Layout.AUTO, s)  # noqa: E731
+        state = self._state_shardings
+        state = dataclasses.replace(state, caches=jax.tree.map(free, state.caches))
+        program = jax.jit(
+            chunk,
+            donate_argnums=1,
+            in_shardings=(where, state, whole, whole),
+            out_shardings=(state, whole),
+        )
+        leave_at, cancel_B = np.int32(0), np.zeros((self.slots,), bool)
+        shapes = jax.eval_shape(self._new_state)
+        with jax.set_mesh(self.mesh):
+            return program.lower(params, shapes, leave_at, cancel_B).compile()
+
+    @functools.cached_property
+    def state_formats(self) -> engine.DecodeState:
+        """Shardings of the state, and for the caches their layout."""
+        caches = self._chunk.input_formats[0][1].caches
+        return dataclasses.replace(self._state_shardings, caches=caches)
+
+    @functools.cached_property
+    def _init(self) -> Callable[[], engine.DecodeState]:
+        return jax.jit(self._new_state, out_shardings=self.state_formats)
+
+    @functools.cached_property
+    def _admit(self) -> Callable[..., engine.DecodeState]:
+        return jax.jit(
+            functools.partial(prefill.admit, features=self.features),
+            static_argnames="width",
+            donate_argnums=1,
+            out_shardings=self.state_formats,
+        )
 
     def load(self, model: qwen2.Qwen2) -> None:
         """Takes new weights: cast, cut into layers and laid out for decoding, in one program."""
@@ -205,8 +242,7 @@ class Decoder:
 
     def _plan(self, init, length: int) -> memory.MemoryPlan:
         """What fits into the devices' memory, the configured slots included."""
-        mesh, decode = self.mesh, self.decode
-        weights = placement.abstract(self.model, mesh, self.form)
+        mesh, decode, platform = self.mesh, self.decode, self.mesh.devices.flat[0].platform
 
         def state_bytes(num_slots: int) -> int:
             shapes = jax.eval_shape(functools.partial(init, num_slots=num_slots))
@@ -215,11 +251,12 @@ class Decoder:
         need = memory.footprint(
             placement.decode_shape(self.model, mesh),
             mesh.shape,
-            weights=memory.device_bytes(*weights),
+            weights=memory.device_bytes(*self._weights),
             state=(state_bytes(self.shards), state_bytes(2 * self.shards)),
             length=length,
             rows=self.shards,
             row_tokens=2 * decode.max_prompt_tokens,
+            lanes=128 if platform == "tpu" else 1,
         )
         return memory.plan(
             need,
@@ -227,9 +264,7 @@ class Decoder:
             budget=memory.device_budget(decode.memory_fraction, mesh),
             reserved=memory.bytes_in_use(mesh),
             slots=decode.slots,
-            enough=memory.ENOUGH_SLOTS.get(
-                mesh.devices.flat[0].platform, memory.ENOUGH_SLOTS["gpu"]
-            ),
+            enough=memory.ENOUGH_SLOTS.get(platform, memory.ENOUGH_SLOTS["gpu"]),
         )
 
     def _check(self) -> None:

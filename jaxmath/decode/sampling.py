@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmath import sharding
 from jaxmath.decode import draws, filters
 
 BANNED = -np.inf  # logit of a token that must not come: no temperature brings it back
@@ -216,12 +217,15 @@ def sample(
     Returns:
       token_B i32, logprob_B f32 (natural logarithm), untempered_B f32 or None.
     """
-    x_BV = _adjust(logits_BV, params, features, num_tokens_B, stop_ids, seen_BV)
+    # A barrier: a TPU would cut the head into the same blocks, and copy all of it at every step.
+    x_BV = jax.lax.optimization_barrier(
+        _adjust(logits_BV, params, features, num_tokens_B, stop_ids, seen_BV)
+    )
     x_BNC = _blocks(x_BV)
     C = x_BNC.shape[-1]
     # Barriers: XLA would merge the reductions of a block and of the row, and read the vocabulary
     # once for each.
-    best_BN = jax.lax.optimization_barrier(jnp.max(x_BNC, axis=-1))
+    best_BN = _everywhere(jax.lax.optimization_barrier(jnp.max(x_BNC, axis=-1)))
     best_B = jnp.max(best_BN, axis=-1)
     greedy_B = params.temperature_B < jnp.finfo(jnp.float32).tiny  # a CPU takes denormals for 0
     divisor_B = jnp.where(greedy_B, 1, params.temperature_B)
@@ -243,6 +247,7 @@ def sample(
     if features.filters:
         least_B = filters.threshold(x_BV, params.top_k_B, params.top_p_B, weight_of)
     mass_BN = jax.lax.optimization_barrier(jnp.sum(weight_of(x_BNC, least_B), axis=-1))
+    mass_BN = _everywhere(mass_BN)
     bits_B2 = jnp.where(greedy_B[:, None], 0, bits_B2)
 
     def pick(mass, best, bits_B):
@@ -297,7 +302,12 @@ def _chosen(x_BNC, block_B) -> jax.Array:
     # Blocks lie on several devices. The partitioner would gather all logits to index them; a sum
     # in which only one block counts sends that block alone.
     own_BN1 = (jnp.arange(x_BNC.shape[1])[None] == block_B[:, None])[..., None]
-    return jnp.sum(jnp.where(own_BN1, x_BNC, 0), axis=1)
+    return _everywhere(jnp.sum(jnp.where(own_BN1, x_BNC, 0), axis=1))
+
+
+def _everywhere(x_BN) -> jax.Array:
+    """On every tensor shard: running sums over shards would pass numbers around one by one."""
+    return sharding.constrain(x_BN, "batch", None)
 
 
 def _logprob(logits_BV, token_B) -> jax.Array:

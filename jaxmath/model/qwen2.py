@@ -198,7 +198,7 @@ def init_sharded(config: ModelConfig, key: jax.Array, mesh: Mesh) -> Qwen2:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class DecodeParams:
-    """The same parameters, one `Block` per layer, in the compute dtype; norm scales keep theirs."""
+    """The same parameters, one `Block` per layer, in the compute dtype; norm scales in f32."""
 
     embed_VD: jax.Array
     blocks: tuple[Block, ...]
@@ -218,7 +218,7 @@ def unstack(model: Qwen2, dtype: Any = None) -> DecodeParams:
 
     def single(stacked, i):
         # Norm scales (rank 1) are f32 in training too: rounding them would move the logprobs.
-        return stacked[i] if stacked.ndim == 2 else stacked[i].astype(dtype)
+        return stacked[i].astype(jnp.float32 if stacked.ndim == 2 else dtype)
 
     blocks = tuple(
         jax.tree.map(lambda x, i=i: single(x, i), model.layers) for i in range(config.num_layers)
@@ -226,7 +226,7 @@ def unstack(model: Qwen2, dtype: Any = None) -> DecodeParams:
     return DecodeParams(
         embed_VD=model.embed_VD[...].astype(dtype),
         blocks=blocks,
-        final_norm_D=model.final_norm_D[...],
+        final_norm_D=model.final_norm_D[...].astype(jnp.float32),
         head_DV=model.head().astype(dtype),
         config=config,
     )

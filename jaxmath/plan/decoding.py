@@ -9,9 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 import jax
-import numpy as np
 
-from jaxmath.decode import engine, placement, prefill
+from jaxmath.decode import placement, prefill
 from jaxmath.decode.decoder import Decoder
 from jaxmath.decode.sampling import SamplingConfig
 
@@ -24,16 +23,12 @@ def params(decoder: Decoder) -> Any:
 def state(decoder: Decoder) -> Any:
     """Shapes and placement of the decode state."""
     shapes = jax.eval_shape(decoder._init)
-    return _placed(shapes, engine.state_shardings(decoder.mesh, shapes))
+    return _placed(shapes, decoder.state_formats)
 
 
 def decode_chunk(decoder: Decoder) -> jax.stages.Compiled:
     """The token loop."""
-    cancel_B = jax.ShapeDtypeStruct((decoder.slots,), bool)
-    leave_at = jax.ShapeDtypeStruct((), np.int32)
-    args = (params(decoder), state(decoder), leave_at, cancel_B)
-    with jax.set_mesh(decoder.mesh):
-        return decoder._chunk.lower(*args).compile()
+    return decoder._chunk
 
 
 def admit(decoder: Decoder, width: int) -> jax.stages.Compiled:

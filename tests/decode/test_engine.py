@@ -12,6 +12,7 @@ from jaxmath.decode.decoder import DecodeConfig, Decoder
 from jaxmath.decode.requests import Request
 from jaxmath.model import qwen2
 from jaxmath.model.config import ModelConfig
+from jaxmath.plan import decoding
 
 MODEL = ModelConfig(
     vocab_size=96,
@@ -36,11 +37,7 @@ def make_decoder(sizes=(1, 1, 1), **decode):
 
 def chunk_program(decoder):
     """The decode program, compiled for shapes alone."""
-    decoder.load(qwen2.init_sharded(MODEL, jax.random.key(0), decoder.mesh))
-    with jax.set_mesh(decoder.mesh):
-        cancel_B = np.zeros((decoder.slots,), bool)
-        arguments = (decoder.params, decoder._init(), np.int32(1), cancel_B)
-        return decoder._chunk.lower(*arguments).compile()
+    return decoding.decode_chunk(decoder)
 
 
 def test_programs_are_few_and_compiled_once():
