@@ -149,7 +149,7 @@ def decode_chunk(
         token_B, *logprobs_B = sampling.sample(
             logits_BV,
             bits_B2,
-            state.params,
+            _drawn_by(state, features),
             features,
             num_tokens_B=state.num_tokens_B,
             stop_ids=stop_ids,
@@ -176,6 +176,17 @@ def decode_chunk(
     carry = (jnp.int32(0), state, zeros_CB(jnp.int32), zeros_CB(jnp.float32), untempered_CB)
     num_steps, state, *columns = jax.lax.while_loop(unfinished, body, carry)
     return state, Chunk(*columns, state.num_tokens_B, state.done_B, num_steps)
+
+
+def _drawn_by(state: DecodeState, features: sampling.Features) -> sampling.Params:
+    """How each slot draws; a free one does not filter, which could cost a pass for nobody."""
+    if not features.filters:
+        return state.params
+    return dataclasses.replace(
+        state.params,
+        top_k_B=jnp.where(state.done_B, 0, state.params.top_k_B),
+        top_p_B=jnp.where(state.done_B, 1.0, state.params.top_p_B),
+    )
 
 
 def _forward(params: qwen2.DecodeParams, state: DecodeState) -> tuple[jax.Array, tuple]:
