@@ -122,6 +122,10 @@ class Tokenizer:
         """Ids of `text` taken as text: a spelled-out control token stays text."""
         return self._encode_text(text).ids
 
+    def encode_rendered(self, text: str) -> list[int]:
+        """Ids of a finished prompt: a spelled-out control token is that token."""
+        return self._hf.backend_tokenizer.encode(text, add_special_tokens=False).ids
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`, special tokens dropped."""
         return self._hf.decode(

@@ -132,9 +132,8 @@ def make_service(config: ServeRun, api_key: str | None) -> app.Service:
 
 def codec_of(tokens: tokenizer.Tokenizer) -> protocol.Codec:
     """A chat's content stays text; a plain prompt is what the model reads, control tokens too."""
-    backend = tokens._hf.backend_tokenizer
     return protocol.Codec(
-        encode=lambda text: backend.encode(text, add_special_tokens=False).ids,
+        encode=tokens.encode_rendered,
         encode_chat=lambda messages: tokens.encode_chat(messages, add_generation_prompt=True),
         decode=tokens.decode,
     )

@@ -37,6 +37,14 @@ def test_ids_equal_the_published_vectors(qwen_tulu, shared):
         assert qwen_tulu.encode(vector["text"]) == vector["ids"], vector["text"]
 
 
+def test_a_rendered_chat_encodes_to_the_ids_of_the_chat(qwen_chatml):
+    messages = [SYSTEM, ASK, SAY, AGAIN]
+    text = qwen_chatml.render(messages, add_generation_prompt=True)
+    ids = qwen_chatml.encode_chat(messages, add_generation_prompt=True)
+    assert qwen_chatml.encode_rendered(text) == ids
+    assert IM_START in ids and IM_START not in qwen_chatml.encode(text)
+
+
 def test_decode_undoes_encode_and_drops_special_tokens(qwen_tulu):
     text = "Solve $x^2 = 4$,\n\n so \\boxed{\\pm 2} , naïve 🙂"
     assert qwen_tulu.decode(qwen_tulu.encode(text)) == text
