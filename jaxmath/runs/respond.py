@@ -70,6 +70,7 @@ class Responder:
         self.decoder = decoder.Decoder(
             config, decode, sample, tokens.eos_ids, mesh, detokenize=tokens.decode
         )
+        session.say(self.decoder.memory.table())
 
     def set_model(self, model: qwen2.Qwen2) -> None:
         """Takes new weights: cast, cut into layers and laid out for decoding."""

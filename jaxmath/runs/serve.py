@@ -112,6 +112,7 @@ def make_service(config: ServeRun, api_key: str | None) -> app.Service:
         detokenize=tokens.decode,
         per_request=True,
     )
+    session.say(engine.memory.table())
     engine.load(model)
     del model  # the decoder has weights of its own
     return app.Service(

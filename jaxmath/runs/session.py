@@ -117,6 +117,12 @@ def make_mesh(config: Any) -> Mesh:
         raise config_lib.ConfigError(f"mesh: {error}") from None
 
 
+def say(text: str) -> None:
+    """A word to people: on stderr, from process 0."""
+    if jax.process_index() == 0:
+        print(text, file=sys.stderr, flush=True)
+
+
 def write_atomic(path: pathlib.Path, text: str) -> None:
     """The file is the old one or the new one, whenever the process dies."""
     scratch = path.with_name(path.name + ".tmp")

@@ -193,8 +193,8 @@ def test_logits_and_every_layer_agree_with_transformers(index, record_property):
     errors = [worst(a, b.numpy()) for a, b in zip(layers, expected.hidden_states, strict=True)]
     errors.append(worst(hidden_BTD, layers[-1]))  # scanned against unrolled
     logits_error = worst(logits_BTV, expected.logits.numpy())
-    record_property("worst_logits_error", logits_error)
-    record_property("worst_layer_error", max(errors))
+    record_property("worst_logits_error", float(logits_error))
+    record_property("worst_layer_error", float(max(errors)))
     print(f"logits {logits_error:.1e}, layers {max(errors):.1e}, {SHAPES[index]}")
     assert logits_error <= TOLERANCE
     assert max(errors) <= TOLERANCE

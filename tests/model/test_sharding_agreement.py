@@ -121,7 +121,7 @@ def test_a_training_step_agrees_with_one_device(config, shape, record_property):
         "optimizer": worst(opt_state, our_state),
     }
     print(shape, {name: f"{error:.1e}" for name, error in errors.items()})
-    record_property("errors", errors)
+    record_property("errors", {name: float(error) for name, error in errors.items()})
     assert worst(new_params, params) > 1e-4  # the step moved them
     assert max(errors.values()) <= 1e-5
     # Gradients are small numbers: also against their own size.
