@@ -182,8 +182,8 @@ def test_parameters_and_moments_are_born_as_shards():
 
 def test_a_mesh_that_does_not_divide_the_heads_is_refused_before_compiling():
     mesh = sharding.make_mesh(sharding.MeshConfig(1, 1, 8))
-    config = dataclasses.replace(UNTIED, num_kv_heads=2)
-    with pytest.raises(ValueError, match=r"[bw][kv]_D?KH.*'kv_heads' has size 2.*tensor of size 8"):
+    config = dataclasses.replace(UNTIED, num_heads=6, num_kv_heads=3)
+    with pytest.raises(ValueError, match=r"[bw][kv]_D?KH.*'kv_heads' has size 3.*tensor of size 8"):
         qwen2.init_sharded(config, jax.random.key(0), mesh)
 
 
