@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmath.decode import cache_rows, quantize
+from jaxmath.decode import cache_rows, cache_xla, quantize
 from jaxmath.decode.cache_xla import XlaCache
 from jaxmath.model.config import ModelConfig
 
@@ -37,10 +37,17 @@ class Int8Cache:
     v_step_BKS: Any
 
     @classmethod
-    def allocate(cls, config: ModelConfig, num_slots: int, length: int, dtype: Any) -> Int8Cache:
+    def allocate(
+        cls,
+        config: ModelConfig,
+        num_slots: int,
+        length: int,
+        dtype: Any,
+        block_tokens: int = cache_xla.BLOCK_TOKENS,
+    ) -> Int8Cache:
         """Zeros, for sequences of `length` tokens. dtype: of the model; the codes are int8."""
         shape = (num_slots, config.num_kv_heads, length)
-        codes = XlaCache.allocate(config, num_slots, length, jnp.int8)
+        codes = XlaCache.allocate(config, num_slots, length, jnp.int8, block_tokens)
         return cls(codes, jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.float32))
 
     def axes(self) -> Int8Cache:

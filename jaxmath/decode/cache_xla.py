@@ -3,7 +3,8 @@
 Each block is an array of its own: XLA would copy a slice of one large array before it multiplies.
 Blocks behind the longest live sequence are not read; the others are merged by the running maximum
 and sum of the softmax (Milakov and Gimelshein, arXiv:1805.02867). Keys lie as [B, K, H, S]: that is
-the layout in which a CPU's matrix product takes them without a transpose.
+the layout in which a CPU's matrix product takes them without a transpose. What fits into one block
+is plain softmax attention, with neither branch nor merge.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from jaxmath.kernels.attention import NEG_INF
 from jaxmath.model.config import ModelConfig
 
 MAX_BLOCKS = 8  # each costs a branch per layer in the compiled program
-BLOCK_MULTIPLE = 64
+BLOCK_TOKENS = 64  # at least, and a multiple of it
+# On a GPU the host waits at each branch, and the merging of short blocks moves a tenth of a cache.
+GPU_BLOCK_TOKENS = 4096
 KEY_AXES = ("batch", "kv_heads", "head_dim", "seq")
 VALUE_AXES = ("batch", "kv_heads", "seq", "head_dim")
 
@@ -33,11 +36,18 @@ class XlaCache:
     values: tuple[Any, ...]
 
     @classmethod
-    def allocate(cls, config: ModelConfig, num_slots: int, length: int, dtype: Any) -> XlaCache:
+    def allocate(
+        cls,
+        config: ModelConfig,
+        num_slots: int,
+        length: int,
+        dtype: Any,
+        block_tokens: int = BLOCK_TOKENS,
+    ) -> XlaCache:
         """An empty cache of `num_slots` sequences of up to `length` tokens."""
         B, K, H = num_slots, config.num_kv_heads, config.head_dim
         # zeros, never jnp.empty: masked garbage may be NaN, and 0 * NaN is NaN.
-        sizes = block_sizes(length)
+        sizes = block_sizes(length, block_tokens)
         return cls(
             tuple(jnp.zeros((B, K, H, S), dtype) for S in sizes),
             tuple(jnp.zeros((B, K, S, H), dtype) for S in sizes),
@@ -108,6 +118,9 @@ class XlaCache:
         B, N, H = q_BNH.shape
         K = self.values[0].shape[1]
         q_BKGH = q_BNH.reshape(B, K, N // K, H)
+        if len(self.values) == 1:
+            out_BKGH = _whole(q_BKGH, self.keys[0], self.values[0], steps, length_B)
+            return out_BKGH.reshape(B, N, H).astype(q_BNH.dtype)
         longest = jnp.max(length_B)
         running = (
             jnp.full((B, K, N // K, 1), NEG_INF),
@@ -126,39 +139,56 @@ class XlaCache:
         return out_BKGH.reshape(B, N, H).astype(q_BNH.dtype)
 
 
-def block_sizes(length: int) -> tuple[int, ...]:
-    """Block lengths that sum to `length`: equal but for the last, at most `MAX_BLOCKS`."""
+def block_sizes(length: int, block_tokens: int) -> tuple[int, ...]:
+    """Block lengths that sum to `length`: a multiple of `block_tokens`, equal but for the last, at
+    most `MAX_BLOCKS`."""
     size = -(-length // MAX_BLOCKS)
-    size = -(-size // BLOCK_MULTIPLE) * BLOCK_MULTIPLE
+    size = -(-size // block_tokens) * block_tokens
     full, rest = divmod(length, size)
     return (size,) * full + ((rest,) if rest else ())
+
+
+def _whole(q_BKGH, k_BKHS, v_BKSH, steps, length_B):
+    """Attention to all that is cached: one softmax, which a GPU does in one kernel."""
+    score_BKGS, _ = _scores(q_BKGH, k_BKHS, steps, length_B)
+    out_BKGH = _weighted(jax.nn.softmax(score_BKGS), v_BKSH, steps, q_BKGH.dtype)
+    return jnp.where(length_B[:, None, None, None] > 0, out_BKGH, 0.0)
 
 
 def _merge(running, q_BKGH, k_BKHS, v_BKSH, steps, length_B):
     """One block more into (largest score, sum of exponentials, weighted values)."""
     largest_BKG1, sum_BKG1, out_BKGH = running
-    S, H = v_BKSH.shape[2:]
-    dtype = q_BKGH.dtype
-    score_BKGS = jnp.einsum(
-        "BKGH,BKHS->BKGS", q_BKGH, k_BKHS.astype(dtype), preferred_element_type=jnp.float32
-    )
-    if steps is not None:  # here and below, not on the codes: so they are never dequantised
-        score_BKGS = score_BKGS * steps[0][:, :, None]
-    seen_B11S = (jnp.arange(S)[None] < length_B[:, None])[:, None, None]
-    score_BKGS = jnp.where(seen_B11S, score_BKGS * H**-0.5, NEG_INF)
+    score_BKGS, seen_B11S = _scores(q_BKGH, k_BKHS, steps, length_B)
     new_BKG1 = jnp.maximum(largest_BKG1, jnp.max(score_BKGS, axis=-1, keepdims=True))
     weight_BKGS = jnp.where(seen_B11S, jnp.exp(score_BKGS - new_BKG1), 0.0)
     shrink_BKG1 = jnp.exp(largest_BKG1 - new_BKG1)
     sum_BKG1 = sum_BKG1 * shrink_BKG1 + jnp.sum(weight_BKGS, axis=-1, keepdims=True)
+    add_BKGH = _weighted(weight_BKGS, v_BKSH, steps, q_BKGH.dtype)
+    return new_BKG1, sum_BKG1, out_BKGH * shrink_BKG1 + add_BKGH
+
+
+def _scores(q_BKGH, k_BKHS, steps, length_B):
+    """(f32 scores, which of them count)."""
+    S, H = k_BKHS.shape[3], k_BKHS.shape[2]
+    score_BKGS = jnp.einsum(
+        "BKGH,BKHS->BKGS", q_BKGH, k_BKHS.astype(q_BKGH.dtype), preferred_element_type=jnp.float32
+    )
+    if steps is not None:  # here and below, not on the codes: so they are never dequantised
+        score_BKGS = score_BKGS * steps[0][:, :, None]
+    seen_B11S = (jnp.arange(S)[None] < length_B[:, None])[:, None, None]
+    return jnp.where(seen_B11S, score_BKGS * H**-0.5, NEG_INF), seen_B11S
+
+
+def _weighted(weight_BKGS, v_BKSH, steps, dtype):
+    """The values' weighted sum, f32."""
     if steps is not None:
         weight_BKGS = weight_BKGS * steps[1][:, :, None]
-    add_BKGH = jnp.einsum(
+    return jnp.einsum(
         "BKGS,BKSH->BKGH",
         weight_BKGS.astype(dtype),
         v_BKSH.astype(dtype),
         preferred_element_type=jnp.float32,
     )
-    return new_BKG1, sum_BKG1, out_BKGH * shrink_BKG1 + add_BKGH
 
 
 def _pinned(cache: XlaCache) -> XlaCache:

@@ -6,6 +6,7 @@ problem against plain attention before it is trusted.
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
@@ -54,11 +55,13 @@ CACHES = {
     "paged": Cache(cache_paged.PagedCache, cache_paged.probe),
 }
 
+Allocate = Callable[[ModelConfig, int, int, Any], LayerCache]  # as `LayerCache.allocate`
+
 BEST = {"gpu": "cudnn", "tpu": "paged"}  # where nothing is asked for; on a CPU "xla"
 
 
-def choose(name: str | None, model: ModelConfig, mesh: Mesh, dtype: str) -> type[LayerCache]:
-    """The cache of that name, or where it is None the best that runs on `mesh`.
+def choose(name: str | None, model: ModelConfig, mesh: Mesh, dtype: str) -> Allocate:
+    """What allocates the cache of that name, or where it is None the best that runs on `mesh`.
 
     Args:
       model: as the decoder computes it (`placement.decode_shape`). dtype: of weights and queries.
@@ -66,13 +69,15 @@ def choose(name: str | None, model: ModelConfig, mesh: Mesh, dtype: str) -> type
       ValueError: the cache asked for cannot be used here; says why.
     """
     # Devices that are not there (a compile for another machine) cannot be tried.
+    platform = mesh.devices.flat[0].platform
     present = set(mesh.devices.flat) <= set(jax.devices())
-    wanted = name or BEST.get(mesh.devices.flat[0].platform, "xla")
+    wanted = name or BEST.get(platform, "xla")
     reason = CACHES[wanted].probe(model, dtype) if present else None
-    if reason is None:
-        return CACHES[wanted].kind
-    if name is not None:
+    if reason is not None and name is not None:
         raise ValueError(f"cache {name!r} cannot be used: {reason}; choose another, or none")
-    if jax.process_index() == 0:
+    if reason is not None and jax.process_index() == 0:
         print(f"decoder: cache 'xla', since {wanted!r} cannot be used: {reason}", file=sys.stderr)
-    return cache_xla.XlaCache
+    kind = CACHES["xla" if reason else wanted].kind
+    if platform == "gpu" and kind in (cache_xla.XlaCache, cache_int8.Int8Cache):
+        return functools.partial(kind.allocate, block_tokens=cache_xla.GPU_BLOCK_TOKENS)
+    return kind.allocate

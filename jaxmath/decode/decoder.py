@@ -135,13 +135,13 @@ class Decoder:
         length = decode.max_prompt_tokens + sampling_config.max_tokens
         dtype = decode.dtype or model.dtype
         shape = placement.decode_shape(model, mesh)
-        cache = caches.choose(decode.cache, shape, mesh, dtype)
+        allocate = caches.choose(decode.cache, shape, mesh, dtype)
         self.form = placement.Form(decode.dtype, decode.int8_weights)
         self.shards = mesh.shape["data"] * mesh.shape["fsdp"]
         init = functools.partial(
             engine.init,
             shape,
-            cache=cache,
+            allocate=allocate,
             length=length,
             dtype=dtype,
             features=self.features,

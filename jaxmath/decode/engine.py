@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 
 from jaxmath import sharding
 from jaxmath.decode import draws, sampling
+from jaxmath.decode.caches import Allocate
 from jaxmath.model import qwen2
 from jaxmath.model.config import ModelConfig
 
@@ -68,7 +69,7 @@ class Chunk:
 def init(
     shape: ModelConfig,
     *,
-    cache: type,
+    allocate: Allocate,
     num_slots: int,
     length: int,
     dtype: str,
@@ -77,7 +78,7 @@ def init(
     """All slots free; each can hold a sequence of `length` tokens.
 
     Args:
-      shape: of `placement.decode_shape`. cache: a class of `caches.CACHES`.
+      shape: of `placement.decode_shape`. allocate: what `caches.choose` gives.
     """
     # Each field has zeros of its own: a donated buffer may stand for one argument only.
     zeros_B = lambda: jnp.zeros((num_slots,), jnp.int32)  # noqa: E731
@@ -85,9 +86,7 @@ def init(
     idle = sampling.params_of([greedy] * num_slots, features)
     seen_BV = jnp.zeros((num_slots, shape.vocab_size), bool) if features.penalty else None
     return DecodeState(
-        caches=tuple(
-            cache.allocate(shape, num_slots, length, dtype) for _ in range(shape.num_layers)
-        ),
+        caches=tuple(allocate(shape, num_slots, length, dtype) for _ in range(shape.num_layers)),
         token_B=zeros_B(),
         position_B=zeros_B(),
         num_tokens_B=zeros_B(),

@@ -111,8 +111,7 @@ class Session:
         """Prefills waiting requests into free slots and starts a chunk; does not wait for it."""
         decoder = self._decoder
         with jax.set_mesh(decoder.mesh):
-            while self._free and self._waiting:
-                admission, width = self._admission()
+            for admission, width in self._admissions():
                 self._state = decoder._admit(decoder.params, self._state, admission, width=width)
             cancel_B = np.zeros((decoder.slots,), bool)
             cancel_B[sorted(self._stopped_by_host)] = True
@@ -134,30 +133,35 @@ class Session:
 
     # --- into slots -----------------------------------------------------------------------------
 
-    def _admission(self) -> tuple[prefill.Admission, int]:
-        """Moves requests to free slots: as many as one prefill of packed rows takes.
+    def _admissions(self) -> Iterator[tuple[prefill.Admission, int]]:
+        """Moves the first requests of the queue to the free slots, by few prefills of packed rows.
 
-        The first in the queue decides the width; of those behind it, what fits comes along.
+        The longest prompt decides how wide the next prefill is; shorter ones fill what it leaves.
         """
         decoder = self._decoder
-        first = len(self._waiting[0][0].tokens)
-        width = next(size for size in decoder.decode.buckets if size >= first)
-        packed = prefill.PackedRows(decoder.shards, 2 * width)
-        entries: list[prefill.Entry] = []
-        passed_over: collections.deque[tuple[Request, OnUpdate | None]] = collections.deque()
-        while self._free and self._waiting and len(passed_over) < decoder.slots:
-            request, on_update = self._waiting.popleft()
-            place = packed.add(request.tokens) if len(request.tokens) <= width else None
-            if place is None:
-                passed_over.append((request, on_update))
-                continue
-            slot, options = self._free.pop(), request.options or decoder.sampling
-            seed = self._seed if request.options is None else options.seed
-            self._running[slot] = _Running(request, options, on_update)
-            self._stopped_by_host.discard(slot)
-            entries.append(prefill.Entry(place, slot, request.tokens, *request.name, seed, options))
-        self._waiting.extendleft(reversed(passed_over))
-        return packed.admission(entries, decoder.slots, decoder.features), width
+        count = min(len(self._free), len(self._waiting))
+        todo = [self._waiting.popleft() for _ in range(count)]
+        todo.sort(key=lambda entry: -len(entry[0].tokens))
+        while todo:
+            longest = len(todo[0][0].tokens)
+            width = next(size for size in decoder.decode.buckets if size >= longest)
+            packed = prefill.PackedRows(decoder.shards, 2 * width)
+            entries: list[prefill.Entry] = []
+            left = []
+            for request, on_update in todo:
+                place = packed.add(request.tokens)
+                if place is None:
+                    left.append((request, on_update))
+                    continue
+                slot, options = self._free.pop(), request.options or decoder.sampling
+                seed = self._seed if request.options is None else options.seed
+                self._running[slot] = _Running(request, options, on_update)
+                self._stopped_by_host.discard(slot)
+                entries.append(
+                    prefill.Entry(place, slot, request.tokens, *request.name, seed, options)
+                )
+            todo = left
+            yield packed.admission(entries, decoder.slots, decoder.features), width
 
     # --- out of slots ---------------------------------------------------------------------------
 

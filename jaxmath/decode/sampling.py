@@ -163,18 +163,20 @@ class Params:
 
 def params_of(configs: Sequence[SamplingConfig], features: Features) -> Params:
     """Rows of NumPy arrays, one per config, ready to be put into slots."""
-    assert not any(features.missing(config) for config in configs)
+    distinct = {config: row for row, config in enumerate(dict.fromkeys(configs))}
+    assert not any(features.missing(config) for config in distinct)
+    row_B = np.asarray([distinct[config] for config in configs], np.int32)
 
     def column(name, dtype):
-        values = [getattr(config, name) for config in configs]
+        values = [getattr(config, name) for config in distinct]
         if dtype is np.int32:
             values = [min(value, INT32_MAX) for value in values]
-        return np.asarray(values, dtype)
+        return np.asarray(values, dtype)[row_B]
 
     num_biases = MAX_BIASES if features.bias else 0
-    bias_id_BM = np.full((len(configs), num_biases), INT32_MAX, np.int32)
-    bias_BM = np.zeros((len(configs), num_biases), np.float32)
-    for row, config in enumerate(configs):
+    bias_id_BM = np.full((len(distinct), num_biases), INT32_MAX, np.int32)
+    bias_BM = np.zeros((len(distinct), num_biases), np.float32)
+    for config, row in distinct.items():
         for entry, (token, bias) in enumerate(config.logit_bias):
             bias_id_BM[row, entry] = token
             bias_BM[row, entry] = bias if bias > -100 else BANNED
@@ -185,8 +187,8 @@ def params_of(configs: Sequence[SamplingConfig], features: Features) -> Params:
         min_tokens_B=column("min_tokens", np.int32),
         max_tokens_B=column("max_tokens", np.int32),
         penalty_B=column("repetition_penalty", np.float32),
-        bias_id_BM=bias_id_BM,
-        bias_BM=bias_BM,
+        bias_id_BM=bias_id_BM[row_B],
+        bias_BM=bias_BM[row_B],
     )
 
 

@@ -32,6 +32,7 @@ class Case:
     dtype: str = "float32"
     heads: tuple[int, int, int] = (6, 2, 8)  # N, K, H
     length: int = 300  # two whole blocks or pages, and a part of one
+    block_tokens: tuple[int, ...] = ()  # where the cache has a choice: one block of all
 
     @property
     def config(self) -> ModelConfig:
@@ -40,7 +41,7 @@ class Case:
         return ModelConfig(**sizes, num_heads=N, num_kv_heads=K, head_dim=H, dtype=self.dtype)
 
     def allocate(self):
-        return self.cache.allocate(self.config, SLOTS, self.length, self.dtype)
+        return self.cache.allocate(self.config, SLOTS, self.length, self.dtype, *self.block_tokens)
 
 
 F32, BF16 = 2e-6, 1e-2  # rounding of the dtype times a small constant
@@ -48,11 +49,16 @@ F32, BF16 = 2e-6, 1e-2  # rounding of the dtype times a small constant
 CASES = {
     "xla-f32": Case(XlaCache, F32),
     "xla-bf16": Case(XlaCache, BF16, dtype="bfloat16", heads=(14, 2, 16)),
+    "xla-whole-f32": Case(XlaCache, F32, block_tokens=(512,)),
+    "xla-whole-bf16": Case(
+        XlaCache, BF16, dtype="bfloat16", heads=(14, 2, 16), block_tokens=(512,)
+    ),
     "cudnn-f32": Case(CudnnCache, F32),
     "cudnn-bf16": Case(CudnnCache, BF16, dtype="bfloat16", heads=(14, 2, 16)),
     "paged-f32": Case(PagedCache, F32, heads=(4, 2, 128)),
     "paged-bf16": Case(PagedCache, BF16, dtype="bfloat16", heads=(7, 1, 128)),
     "int8-f32": Case(Int8Cache, 2e-2),
+    "int8-whole-f32": Case(Int8Cache, 2e-2, block_tokens=(512,)),
     "int8-bf16": Case(Int8Cache, 3e-2, dtype="bfloat16", heads=(14, 2, 24)),
 }
 
