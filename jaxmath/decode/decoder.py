@@ -103,7 +103,7 @@ class Decoder:
     """Compiled programs for one model shape and one way to sample, and the weights they use.
 
     Args:
-      sampling: how responses are drawn; its `max_tokens` bounds the length of a slot.
+      sampling_config: how responses are drawn; its `max_tokens` bounds the length of a slot.
       stop_ids: token ids that end a response.
       detokenize: ids → text, for stop strings and `Completion.text`.
       per_request: compile every feature in, so that a request may bring options of its own.
@@ -150,6 +150,11 @@ class Decoder:
         self.memory = self._plan(init, length)
         self.slots = self.memory.slots
         self.refill = decode.refill_slots or max(1, self.slots // 8)
+        if self.refill > self.slots:
+            raise ValueError(
+                f"refill_slots is {self.refill}, but the memory holds {self.slots} slots; expected "
+                "at most all: lower it, or leave it out"
+            )
         self.lookahead = decode.lookahead
         if self.lookahead is None:
             self.lookahead = int(mesh.devices.flat[0].platform != "cpu")
@@ -212,8 +217,11 @@ class Decoder:
 
         Args:
           seed: in place of `sampling.seed`, where the same prompts must give other samples.
+        Raises:
+          ValueError: no weights have been loaded.
         """
-        assert self.params is not None, "load comes first"
+        if self.params is None:
+            raise ValueError("the decoder has no weights yet; call load(model) first")
         return Session(self, self.sampling.seed if seed is None else seed)
 
     def generate(

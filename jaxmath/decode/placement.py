@@ -42,14 +42,12 @@ def decode_shape(model: ModelConfig, mesh: Mesh) -> ModelConfig:
     """The model as the decoder computes it: `num_kv_heads` at least the number of tensor shards.
 
     Query heads n*G … n*G+G-1 share key/value head n; with each head repeated r times, consecutive
-    groups of G/r query heads share one copy, and nothing else changes.
-
-    Raises:
-      ValueError: shards and heads of which neither divides the other.
+    groups of G/r query heads share one copy, and nothing else changes. Heads that the mesh does
+    not divide are left as they are: placing the parameters names them.
     """
     shards, heads = mesh.shape["tensor"], model.num_kv_heads
     if shards <= heads or shards % heads or model.num_heads % shards:
-        return model  # where the mesh does not divide the heads, the placement says so by name
+        return model
     return dataclasses.replace(model, num_kv_heads=shards)
 
 

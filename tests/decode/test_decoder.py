@@ -236,3 +236,16 @@ def test_impossible_sizes_are_refused_before_compiling(model):
     mesh = sharding.make_mesh(sharding.MeshConfig(data=8))
     with pytest.raises(ValueError, match="batch.*size 4.*does not divide"):
         run(model, [], mesh=mesh)
+
+
+def test_more_refill_slots_than_the_memory_holds_are_refused():
+    config = DecodeConfig(max_prompt_tokens=12, refill_slots=10**6)
+    with pytest.raises(ValueError, match="refill_slots is 1000000, but the memory holds"):
+        Decoder(MODEL, config, SamplingConfig(max_tokens=4), (5,), one_device())
+
+
+def test_a_decoder_without_weights_says_so():
+    config = DecodeConfig(max_prompt_tokens=12, slots=2)
+    decoder = Decoder(MODEL, config, SamplingConfig(max_tokens=4), (5,), one_device())
+    with pytest.raises(ValueError, match="no weights yet; call load"):
+        next(decoder.generate([Request(0, 0, (1,))]))
