@@ -42,6 +42,7 @@ TINY = ModelConfig(
 # One and two key/value heads per shard: with two, a layout that the loop does not like shows up as
 # a copy of the whole cache in front of each chunk and behind it.
 TPU = {"v5e, tensor=4": ("v5e:2x4", (2, 1, 4)), "v5e, tensor=2": ("v5e:2x4", (4, 1, 2))}
+TARGETS = TPU | {"one H200": ("h200:1", (1, 1, 1))}
 
 EACH_LAYER = {"BTNH,NHD->BTD": LAYERS, "BTF,FD->BTD": LAYERS}  # output projection and MLP
 REST = {
@@ -70,38 +71,38 @@ def token_loop(model, target, sizes, cache, slots, length):
     return decoder, program, traffic.main_loop(program)
 
 
-def on_tpu(case, cache="xla"):
-    return token_loop(QWEN_7B, *TPU[case], cache, slots=256, length=4096)
+def on_target(case, cache="xla"):
+    return token_loop(QWEN_7B, *TARGETS[case], cache, slots=256, length=4096)
 
 
 def layer_cache_bytes(decoder):
     return decoder.memory.cache // decoder.model.num_layers
 
 
-@pytest.mark.parametrize("case", TPU)
+@pytest.mark.parametrize("case", TARGETS)
 def test_nothing_in_the_token_loop_writes_half_a_layers_cache(case):
-    decoder, program, loop = on_tpu(case)
+    decoder, program, loop = on_target(case)
     assert traffic.large_writes(program, loop.body, layer_cache_bytes(decoder) // 2) == []
 
 
 @pytest.mark.parametrize("case", TPU)
 def test_a_chunk_does_not_copy_the_cache_before_or_after_its_loop(case):
-    decoder, program, loop = on_tpu(case)
+    decoder, program, loop = on_target(case)
     block = layer_cache_bytes(decoder) // 16  # an array of the cache is a block of keys or values
     in_loop = traffic.large_writes(program, loop.body, block)
     everywhere = traffic.large_writes(program, program.entry, block)
     assert [write for write in everywhere if write not in in_loop] == []
 
 
-@pytest.mark.parametrize("case", TPU)
+@pytest.mark.parametrize("case", TARGETS)
 def test_a_step_moves_at_most_a_quarter_more_than_weights_cache_and_logits(case):
-    decoder, program, loop = on_tpu(case)
+    decoder, program, loop = on_target(case)
     assert traffic.accessed(program, loop.body) <= 1.25 * decoding.ideal_bytes(decoder)
 
 
 @pytest.mark.parametrize("case", TPU)
 def test_a_step_has_two_all_reduces_per_layer_and_a_few_small_exchanges(case):
-    check_exchanges(*on_tpu(case), XLA_REST)
+    check_exchanges(*on_target(case), XLA_REST)
 
 
 def test_on_a_cpu_too_a_step_has_two_all_reduces_per_layer():
@@ -130,7 +131,7 @@ def check_exchanges(decoder, program, loop, expected_rest):
 @pytest.mark.parametrize("cache", ["paged"])
 def test_the_kernels_for_a_tpu_update_their_cache_in_place(cache):
     assert cache in caches.CACHES
-    decoder, program, loop = on_tpu("v5e, tensor=4", cache)
+    decoder, program, loop = on_target("v5e, tensor=4", cache)
     small = layer_cache_bytes(decoder) // 16
     assert traffic.large_writes(program, loop.body, small) == []
     assert traffic.large_writes(program, program.entry, small) == []
