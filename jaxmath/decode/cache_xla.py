@@ -21,7 +21,7 @@ from jaxmath.model.config import ModelConfig
 
 MAX_BLOCKS = 8  # each costs a branch per layer in the compiled program
 BLOCK_TOKENS = 64  # at least, and a multiple of it
-# On a GPU the host waits at each branch, and the merging of short blocks moves a tenth of a cache.
+# On a GPU: the merging of short blocks moves a tenth of what the cache itself does.
 GPU_BLOCK_TOKENS = 4096
 KEY_AXES = ("batch", "kv_heads", "head_dim", "seq")
 VALUE_AXES = ("batch", "kv_heads", "seq", "head_dim")
