@@ -5,21 +5,25 @@ row by row: `messages`; `prompt` and `response`; `problem` (or `question`) with 
 `answer` (or `ground_truth`); and the Parquet rows of PRIME (`data_source`, `prompt`, `ability`,
 `reward_model`, `extra_info`). A row that fits none is rejected with its file, line and reason; too
 large a share of those stops the read. Every field is checked, nothing is filled in or coerced
-except a numeric answer, which becomes its text.
+except a numeric answer, which becomes its text, and the answer of a worked solution that gives none
+beside it: the content of its last box, as in NuminaMath.
 """
 
 import dataclasses
 import json
 import pathlib
+import re
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
-from jaxmath.data import prompts, sources
+from jaxmath.data import durable, prompts, sources
 from jaxmath.data.tokenizer import ROLES, Message
 
 PROBLEM_FIELDS = ("problem", "question", "prompt")
 ANSWER_FIELDS = ("answer", "ground_truth", "final_answer")
 SOLUTION_FIELDS = ("solution", "response")
 ID_FIELDS = ("id", "unique_id", "problem_id")
+NO_ANSWER_MARKS = ("proof", "notfound")  # NuminaMath-1.5's answer to a question that has none
 GSM8K_MARK = "\n#### "  # in GSM8K's own rows the answer field is "solution\n#### answer"
 
 
@@ -77,6 +81,18 @@ class RowError(ValueError):
     """Why a row is no record."""
 
 
+class Unanswered(RowError):
+    """A row in order, whose solution ends in no answer: mostly a proof."""
+
+
+class Questions(NamedTuple):
+    """problems: with neither solution nor extra fields. num_unanswered: rows left out because their
+    solution gives no final answer."""
+
+    problems: list[Problem]
+    num_unanswered: int
+
+
 def read_problems(cfg: DataConfig, reject_file: str | pathlib.Path | None = None) -> list[Problem]:
     """All problems of `cfg`, in file order.
 
@@ -87,6 +103,40 @@ def read_problems(cfg: DataConfig, reject_file: str | pathlib.Path | None = None
       ValueError: nothing to read at `cfg.path`, no good row in it, or too many bad ones.
     """
     return _read(cfg, _problem, reject_file)
+
+
+def read_answered(cfg: DataConfig, reject_file: str | pathlib.Path | None = None) -> Questions:
+    """The problems of `cfg` whose solutions end in an answer, as little of them as can be graded.
+
+    Rows without an answer are listed among the rejects, but are not malformed and stop nothing.
+
+    Raises:
+      ValueError: as `read_problems`.
+    """
+
+    def slim(row: dict, where: sources.Where) -> Problem:
+        return dataclasses.replace(_problem(row, where), solution=None, extra={})
+
+    unanswered: list[sources.Where] = []
+    problems = _read(cfg, slim, reject_file, unanswered)
+    return Questions(problems, len(unanswered))
+
+
+def read_questions(cfg: DataConfig) -> list[tuple[str, str]]:
+    """(id, question) of every row; answers are neither needed nor read.
+
+    Raises:
+      ValueError: as `read_problems`.
+    """
+
+    def question(row: dict, where: sources.Where) -> Problem:
+        if "reward_model" in row:
+            text = _asked(row)
+        else:
+            _, text = _text(row, PROBLEM_FIELDS)
+        return Problem(_id(row, where), text, "")
+
+    return [(found.id, found.problem) for found in _read(cfg, question, None)]
 
 
 def read_conversations(
@@ -112,7 +162,8 @@ def to_row(record: Problem | Conversation) -> dict:
     return {**row, **record.extra}
 
 
-def _read(cfg: DataConfig, parse: Callable, reject_file) -> list:
+def _read(cfg: DataConfig, parse: Callable, reject_file, unanswered: list | None = None) -> list:
+    """Rows in order; `unanswered`, if given, receives the places of those that may be so."""
     records, rejects, seen, num_rows = [], [], {}, 0
     for where, row in sources.rows(cfg.path, cfg.split, cfg.name):
         num_rows += 1
@@ -124,6 +175,8 @@ def _read(cfg: DataConfig, parse: Callable, reject_file) -> list:
                 raise RowError(f"id {record.id!r} was already at {seen[record.id]}")
         except RowError as error:
             rejects.append({"file": where.file, "line": where.line, "reason": str(error)})
+            if unanswered is not None and isinstance(error, Unanswered):
+                unanswered.append(where)
             continue
         seen[record.id] = where
         records.append(record)
@@ -131,13 +184,16 @@ def _read(cfg: DataConfig, parse: Callable, reject_file) -> list:
             break
     if reject_file is not None:
         lines = [json.dumps(reject, ensure_ascii=False) + "\n" for reject in rejects]
-        pathlib.Path(reject_file).write_text("".join(lines), encoding="utf-8")
-    _check_rejects(cfg, records, rejects, num_rows, reject_file)
+        durable.replace(pathlib.Path(reject_file), "".join(lines).encode())
+    num_malformed = len(rejects) - len(unanswered or ())
+    _check_rejects(cfg, records, rejects, num_malformed, num_rows, reject_file)
     return records
 
 
-def _check_rejects(cfg: DataConfig, records, rejects, num_rows: int, reject_file) -> None:
-    if not records or len(rejects) > cfg.max_reject_fraction * num_rows:
+def _check_rejects(
+    cfg: DataConfig, records, rejects, num_malformed: int, num_rows: int, reject_file
+) -> None:
+    if not records or num_malformed > cfg.max_reject_fraction * num_rows:
         first = "; ".join(f"{r['file']}:{r['line']}: {r['reason']}" for r in rejects[:3])
         listed = f"; all are in {reject_file}" if reject_file is not None else ""
         found = (
@@ -154,11 +210,16 @@ def _problem(row: dict, where: sources.Where) -> Problem:
     if "reward_model" in row:
         return _prime_problem(row, where)
     used, problem = _text(row, PROBLEM_FIELDS)
-    answer_field = _present(row, ANSWER_FIELDS)
-    if answer_field is None:
-        raise RowError(f"no answer; expected one of the fields {ANSWER_FIELDS}")
-    answer = _answer_text(row[answer_field], answer_field)
     solution_field, solution = _optional_text(row, SOLUTION_FIELDS)
+    answer_field = _present(row, ANSWER_FIELDS)
+    if answer_field is None and solution is None:
+        raise RowError(f"no answer; expected one of the fields {ANSWER_FIELDS}")
+    if answer_field is None or (solution is not None and _is_no_answer(row[answer_field])):
+        answer = last_box(solution)
+        if not answer:
+            raise Unanswered("no answer, neither in a field nor in a last box of the solution")
+    else:
+        answer = _answer_text(row[answer_field], answer_field)
     if solution is None and GSM8K_MARK in answer:
         solution, _, answer = (part.strip() for part in answer.rpartition(GSM8K_MARK))
     extra = _rest(row, used, answer_field, solution_field, "source", *ID_FIELDS)
@@ -173,15 +234,41 @@ def _prime_problem(row: dict, where: sources.Where) -> Problem:
     if not isinstance(rule, dict):
         raise RowError("reward_model is no object; expected {style, ground_truth}")
     answer = _answer_text(rule.get("ground_truth"), "reward_model.ground_truth")
-    messages = _messages(row.get("prompt"), "prompt")
-    if messages[-1]["role"] != "user":
-        raise RowError("prompt must end with a user message")
-    question = prompts.without_suffix(messages[-1]["content"])
+    question = _asked(row)
     source = row.get("data_source", "")
     if not isinstance(source, str):
         raise RowError("data_source must be a string")
     used = ("reward_model", "prompt", "data_source", *ID_FIELDS)
     return Problem(_id(row, where), question, answer, None, source, _rest(row, *used))
+
+
+def _asked(row: dict) -> str:
+    messages = _messages(row.get("prompt"), "prompt")
+    if messages[-1]["role"] != "user":
+        raise RowError("prompt must end with a user message")
+    return prompts.without_suffix(messages[-1]["content"])
+
+
+def _is_no_answer(value) -> bool:
+    return isinstance(value, str) and value.strip().lower() in ("", *NO_ANSWER_MARKS)
+
+
+BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
+BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+
+
+def last_box(text: str) -> str | None:
+    """The content of the last `\\boxed{…}` or `\\fbox{…}` of a text; None if it never closes."""
+    start = max(text.rfind("\\boxed"), text.rfind("\\fbox"))
+    opening = BOX.match(text, start) if start >= 0 else None
+    if opening is None:
+        return None
+    depth = 1
+    for brace in BRACE.finditer(text, opening.end()):
+        depth += {"{": 1, "}": -1}.get(brace[0], 0)
+        if depth == 0:
+            return text[opening.end() : brace.start()].strip()
+    return None
 
 
 def _conversation(row: dict, where: sources.Where, prompt_style: str) -> Conversation:

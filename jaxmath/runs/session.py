@@ -9,9 +9,9 @@ output/
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib.metadata
 import json
-import os
 import pathlib
 import platform
 import subprocess
@@ -23,6 +23,7 @@ from jax.sharding import Mesh
 
 from jaxmath import config as config_lib
 from jaxmath import sharding
+from jaxmath.data import durable
 
 PACKAGES = (
     "jax",
@@ -109,6 +110,14 @@ def git_commit() -> str | None:
         return None
 
 
+def code_digest(room: str) -> str:
+    """Twelve hex digits that change with the source of one room of this package."""
+    digest = hashlib.sha256()
+    for path in sorted((pathlib.Path(__file__).resolve().parents[1] / room).glob("*.py")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:12]
+
+
 def make_mesh(config: Any) -> Mesh:
     """The mesh of `config.mesh`; an impossible one is a ConfigError."""
     try:
@@ -125,12 +134,7 @@ def say(text: str) -> None:
 
 def write_atomic(path: pathlib.Path, text: str) -> None:
     """The file is the old one or the new one, whenever the process dies."""
-    scratch = path.with_name(path.name + ".tmp")
-    with scratch.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(scratch, path)
+    durable.replace(path, text.encode())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,32 +1,50 @@
 """`synth`: a teacher answers questions, the verifier keeps the right answers as SFT records.
 
     output/
-      shards/samples-00000.jsonl …   every response with its verdict, a shard of questions at a time
-      sft.jsonl                      the kept ones: id, messages, ground_truth
-      summary.json                   counts, pass-rate histogram
+      shards/               every response with its verdict (`data/shards.py`)
+      contamination.jsonl   questions that stand in a benchmark (`runs/questions.py`)
+      sft.jsonl, sft.parquet, summary.json, README.md   what is kept of them (`runs/collect.py`)
 
-A shard appears whole or not at all, and a sample depends on (seed, question, sample index) alone:
-killed at any moment and started again, a run ends with the same rows.
+A sample depends on (seed, question, sample index) alone, and each is made once: killed at any
+moment and started again, a run ends with the same bytes. Started several times with the same
+output, on one host or on several with a common file system, the workers share the shards out among
+themselves, and take over those of a worker that died.
 """
 
 from __future__ import annotations
 
-import collections
+import contextlib
 import dataclasses
+import functools
+import importlib.metadata
 import json
 import pathlib
-from typing import Any
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
 
 import jax
 
 from jaxmath import config as config_lib
 from jaxmath import sharding
-from jaxmath.data import prompts, records, tokenizer
+from jaxmath.data import (
+    card,
+    claims,
+    decontaminate,
+    durable,
+    prompts,
+    records,
+    selection,
+    shards,
+    tokenizer,
+)
 from jaxmath.decode import decoder, remote, sampling
 from jaxmath.model.config import ModelConfig
-from jaxmath.runs import respond, session
+from jaxmath.runs import collect, hub, questions, respond, session
 from jaxmath.runs.progress import Progress
 from jaxmath.verify import pool, verdict
+
+QUIET_S = 60.0  # between two words about waiting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,9 +55,13 @@ class SynthRun:
       `decode.max_prompt_tokens` then has a say.
     prompt_style: how the teacher is asked; sft_style: how the kept rows are put, and `null` for the
       same style.
-    num_samples: responses per question. max_kept_tokens: longer responses are not kept; null keeps
-      all that ended by themselves.
-    shard_questions: questions per shard, the unit of resumption.
+    difficulty: "s1" asks only what PRIME's first filter lets through.
+    decontaminate: benchmarks whose questions are not asked.
+    num_samples: responses per question.
+    filters, card, push_to_hub: what is kept, how it is described, where it is sent; these may
+      change without anything being sampled again.
+    shard_questions: questions per shard, the unit that workers share out.
+    lease_s: a worker on another host that was not heard of for so long counts as dead.
     """
 
     output: str
@@ -51,9 +73,16 @@ class SynthRun:
     model: ModelConfig | None = None
     prompt_style: str = "intellect-synth"
     sft_style: str | None = "intellect-sft"
+    difficulty: Literal["none", "s1"] = "none"
+    decontaminate: decontaminate.DecontaminateConfig = dataclasses.field(
+        default_factory=decontaminate.DecontaminateConfig
+    )
     num_samples: int = 2
-    max_kept_tokens: int | None = None
+    filters: selection.FilterConfig = selection.FilterConfig()
+    card: card.CardConfig = card.CardConfig()
+    push_to_hub: hub.HubConfig | None = None
     shard_questions: int = 1024
+    lease_s: float = 300.0
     seed: int = 0
     sampling: sampling.SamplingConfig = sampling.SamplingConfig(temperature=0.9, max_tokens=8192)
     verify: pool.VerifyConfig = pool.VerifyConfig()
@@ -65,6 +94,8 @@ class SynthRun:
         for field in ("num_samples", "shard_questions"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} is {getattr(self, field)}; expected at least 1")
+        if not 0 < self.lease_s < float("inf"):
+            raise ValueError(f"lease_s is {self.lease_s}; expected a number of seconds above 0")
         for style in (self.prompt_style, self.sft_style or self.prompt_style):
             prompts.prompt_messages(style, "")
 
@@ -75,33 +106,61 @@ def plan(config: SynthRun) -> dict[str, Any]:
 
 
 def run(config: SynthRun) -> session.Report:
-    """Samples what is missing, then writes `sft.jsonl` and `summary.json` from all shards."""
+    """Samples what is missing, alone or with others, then collects the shards.
+
+    Raises:
+      ConfigError: the folder holds samples made otherwise, or the environment lacks something.
+    """
+    if jax.process_count() > 1:
+        raise config_lib.ConfigError(
+            f"synth runs as one JAX process, got {jax.process_count()}; start one on each host "
+            "with the same output, and they share the work"
+        )
+    if config.push_to_hub is not None:
+        hub.token(config.push_to_hub)
     folder = session.open_folder(config, "synth")
-    shards_folder = folder / "shards"
-    shards_folder.mkdir(exist_ok=True)
+    durable.remove_scratch(folder)
     tokens = tokenizer.Tokenizer(config.tokenizer)
-    problems = records.read_problems(config.data, folder / "rejects.jsonl")
-    _check_same_job(config, problems, shards_folder)
+    found = records.read_answered(config.data, folder / "rejects.jsonl")
+    num_shards = -(-len(found.problems) // config.shard_questions)
+    store = shards.Shards(folder / "shards", num_shards)
+    _check_same_job(config, found.problems, store.folder)
     session.record(folder, config, "synth")
-    questions, by_id, dropped = respond.questions(
-        tokens, config.prompt_style, problems, config.decode.max_prompt_tokens, "synth"
+    choice = questions.choose(config.difficulty, config.decontaminate, found, folder)
+    style = config.sft_style or config.prompt_style
+    job = collect.Job(
+        folder,
+        store,
+        choice,
+        config.filters,
+        style,
+        config.num_samples,
+        config.seed,
+        config.card,
+        _about(config, choice, style),
+        config.push_to_hub,
     )
-    size = config.shard_questions
-    shards = [questions[i : i + size] for i in range(0, len(questions), size)]
-    paths = [shards_folder / f"samples-{i:05d}.jsonl" for i in range(len(shards))]
-    missing = [i for i, path in enumerate(paths) if not path.exists()]
-    if missing:
-        _sample(config, tokens, by_id, {paths[i]: shards[i] for i in missing}, len(questions))
-    return _collect(config, tokens, folder, paths, by_id, len(dropped))
+    with claims.Claims(store.folder / "claims", config.lease_s) as held:
+        _fill(config, tokens, found.problems, choice, store, held)
+        summary = collect.collect(job, held)
+    return session.Report(summary, (str(folder / "sft.jsonl"), str(folder / "sft.parquet")))
 
 
-def _check_same_job(config: SynthRun, problems, folder: pathlib.Path) -> None:
+def _check_same_job(config: SynthRun, problems: list[records.Problem], folder) -> None:
     """Shards of one folder must come from one configuration and the same questions."""
-    same = {
-        k: v
-        for k, v in config_lib.to_dict(config).items()
-        if k not in ("output", "mesh", "verify", "sft_style", "max_kept_tokens")
-    }
+    free = (
+        "output",
+        "mesh",
+        "verify",
+        "sft_style",
+        "difficulty",
+        "decontaminate",
+        "filters",
+        "card",
+        "push_to_hub",
+        "lease_s",
+    )
+    same = {k: v for k, v in config_lib.to_dict(config).items() if k not in free}
     if config.engine.is_local:
         del same["engine"]
     else:
@@ -109,9 +168,7 @@ def _check_same_job(config: SynthRun, problems, folder: pathlib.Path) -> None:
     same["decode"] = {"max_prompt_tokens": config.decode.max_prompt_tokens}
     same["questions"] = config_lib.fingerprint([[p.id, p.problem, p.answer] for p in problems])
     path = folder / "job.json"
-    if not path.exists():
-        session.write_atomic(path, json.dumps(same, indent=2) + "\n")
-        return
+    durable.publish(path, json.dumps(same, indent=2).encode() + b"\n")
     other = json.loads(path.read_text())
     changed = sorted(k for k in same.keys() | other.keys() if same.get(k) != other.get(k))
     if changed:
@@ -121,35 +178,90 @@ def _check_same_job(config: SynthRun, problems, folder: pathlib.Path) -> None:
         )
 
 
-def _sample(config: SynthRun, tokens, by_id, work, num_questions: int) -> None:
-    done = num_questions - sum(len(questions) for questions in work.values())
-    seeded = dataclasses.replace(config.sampling, seed=config.seed)
-    with (
-        pool.VerifierPool(config.verify) as verifier,
-        respond.responders(config, tokens, verifier, logprobs=False) as responder_for,
-        Progress(
-            "synth",
-            num_questions * config.num_samples,
-            "responses",
-            initial=done * config.num_samples,
-        ) as progress,
+def _fill(
+    config: SynthRun,
+    tokens: tokenizer.Tokenizer,
+    problems: list[records.Problem],
+    choice: questions.Choice,
+    store: shards.Shards,
+    held: claims.Claims,
+) -> None:
+    """Until every shard is there and is what its record says."""
+    while True:
+        for fault in store.verify():
+            session.say(f"synth: {fault}; it is made again")
+        if not store.missing():
+            return
+        with Sampler(config, tokens, problems, choice, store) as sampler:
+            shards.fill(store, held, sampler.work, _waiting())
+
+
+class Sampler:
+    """Makes the rows of shards. The teacher is loaded for the first of them that is ours."""
+
+    def __init__(
+        self,
+        config: SynthRun,
+        tokens: tokenizer.Tokenizer,
+        problems: list[records.Problem],
+        choice: questions.Choice,
+        store: shards.Shards,
     ):
-        responder = responder_for(
-            seeded,
-            lambda i: respond.prompt_text(tokens, config.prompt_style, by_id[i]),
+        self.config, self.tokens, self.problems, self.choice = config, tokens, problems, choice
+        done = sum(record.rows for record in store.records())
+        total = len(choice.asked) * config.num_samples
+        self._stack = contextlib.ExitStack()
+        self._progress = Progress("synth", total, "responses", initial=done)
+        self._facts = {"verifier": verifier_name()}
+
+    def __enter__(self) -> Sampler:
+        self._stack.enter_context(self._progress)
+        return self
+
+    def __exit__(self, *exc) -> None:
+        self._stack.__exit__(*exc)
+
+    def work(self, shard: int, done: dict[shards.Name, shards.Row]) -> shards.Work:
+        """What is to be done for one shard; questions are tokenized as late as here."""
+        config, size = self.config, self.config.shard_questions
+        places = range(shard * size, min((shard + 1) * size, len(self.problems)))
+        by_problem = {self.problems[i].id: i for i in places if i in self.choice.asked}
+        kept, dropped = prompts.filter_prompts(
+            self.tokens,
+            config.prompt_style,
+            (self.problems[i] for i in by_problem.values()),
+            config.decode.max_prompt_tokens,
         )
-        for path, questions in work.items():
-            rows = []
-            for response in responder.answer(questions, range(config.num_samples)):
-                progress.update(1, response.num_tokens)
-                rows.append(_row(response, by_id[response.question], config))
-            rows.sort(key=lambda row: (row["problem_id"], row["sample"]))
-            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-            if jax.process_index() == 0:
-                session.write_atomic(path, text)
+        asked = [
+            respond.Question(by_problem[prompt.problem.id], prompt.tokens, prompt.problem.answer)
+            for prompt in kept
+        ]
+        names = {(question.id, i) for question in asked for i in range(config.num_samples)}
+        self._progress.update(len(done))
+        too_long = [by_problem[problem.id] for problem in dropped]
+        facts = self._facts | {"prompts_too_long": too_long}
+        return shards.Work(names, self._rows(asked, done), facts)
+
+    def _rows(
+        self, asked: list[respond.Question], done: dict[shards.Name, shards.Row]
+    ) -> Iterator[shards.Row]:
+        names = frozenset(done)
+        for response in self._responder.answer(asked, range(self.config.num_samples), names):
+            self._progress.update(1, response.num_tokens)
+            yield _row(response, self.problems[response.question])
+
+    @functools.cached_property
+    def _responder(self) -> respond.Responder | respond.RemoteResponder:
+        config, tokens = self.config, self.tokens
+        verifier = self._stack.enter_context(pool.VerifierPool(config.verify))
+        make = respond.responders(config, tokens, verifier, logprobs=False)
+        return self._stack.enter_context(make)(
+            dataclasses.replace(config.sampling, seed=config.seed),
+            lambda i: respond.prompt_text(tokens, config.prompt_style, self.problems[i]),
+        )
 
 
-def _row(response: respond.Response, problem: records.Problem, config: SynthRun) -> dict[str, Any]:
+def _row(response: respond.Response, problem: records.Problem) -> shards.Row:
     return {
         "prompt": problem.problem,
         "response": response.text,
@@ -165,54 +277,53 @@ def _row(response: respond.Response, problem: records.Problem, config: SynthRun)
     }
 
 
-def _collect(config: SynthRun, tokens, folder, paths, by_id, num_dropped) -> session.Report:
-    counts: collections.Counter[str] = collections.Counter()
-    right: collections.Counter[int] = collections.Counter()
-    asked: set[int] = set()
-    style = config.sft_style or config.prompt_style
-    lines = []
-    for path in paths:
-        for line in path.read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
-            fate = _fate(row, config.max_kept_tokens)
-            counts[fate] += 1
-            asked.add(row["problem_id"])
-            right[row["problem_id"]] += row["correct"]
-            if fate != "kept":
-                continue
-            number = row["problem_id"] * config.num_samples + row["sample"]
-            question = by_id[row["problem_id"]].problem
-            answer = {"role": "assistant", "content": row["response"]}
-            record = {
-                "id": f"math_problem_{number}",
-                "messages": [*prompts.prompt_messages(style, question), answer],
-                "ground_truth": row["ground_truth"],
-            }
-            lines.append(json.dumps(record, ensure_ascii=False) + "\n")
-    histogram = collections.Counter(right[question] for question in asked)
-    total = max(counts.total(), 1)
-    summary = {
-        "responses": counts.total(),
-        **{fate: counts[fate] for fate in FATES},
-        "prompts_too_long": num_dropped,
-        "accuracy": sum(right.values()) / total,
-        "questions_by_right_answers": {str(k): histogram[k] for k in range(config.num_samples + 1)},
+def _waiting() -> Callable[[int, str | None], None]:
+    told = float("-inf")
+
+    def wait(shard: int, owner: str | None) -> None:
+        nonlocal told
+        if owner is not None and time.monotonic() - told > QUIET_S:
+            told = time.monotonic()
+            session.say(f"synth: nothing left to claim; shard {shard} is with {owner}")
+
+    return wait
+
+
+def verifier_name() -> str:
+    """What gives the verdicts: equal names, equal rules."""
+    parts = [f"jaxmath.verify {session.code_digest('verify')}"]
+    for package in ("sympy", "mpmath", "math-verify"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            parts.append(f"{package} {importlib.metadata.version(package)}")
+    return ", ".join(parts)
+
+
+def _about(config: SynthRun, choice: questions.Choice, style: str) -> dict[str, Any]:
+    """What the card says besides counts."""
+    drawn = {k: v for k, v in config_lib.to_dict(config.sampling).items() if v or v == 0}
+    overlap: dict[str, Any] = {"matches listed": choice.matches}
+    if config.decontaminate.benchmarks:
+        overlap |= {
+            "words of a shared sequence": config.decontaminate.ngram_words,
+            "least common subsequence": config.decontaminate.min_common,
+        }
+    else:
+        overlap = {"compared with": "nothing"}
+    grading = config_lib.to_dict(config.verify)
+    for field in ("num_workers", "batch_size"):  # which decide no verdict
+        del grading[field]
+    return {
+        "teacher": _public(config.init_from if config.engine.is_local else config.engine.model),
+        "source": f"{_public(config.data.path)} ({config.data.split})",
+        "prompt": prompts.prompt_messages(config.prompt_style, "{question}"),
+        "sft_prompt": prompts.prompt_messages(style, "{question}"),
+        "sampling": drawn | {"seed": config.seed, "responses per question": config.num_samples},
+        "grading": grading,
+        "decontamination": overlap,
     }
-    target = folder / "sft.jsonl"
-    if jax.process_index() == 0:
-        session.write_atomic(target, "".join(lines))
-        session.write_atomic(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
-    return session.Report(summary, (str(target),))
 
 
-FATES = ("kept", "wrong", "no_answer", "too_long", "unparseable_gold", "timeout", "error")
-
-
-def _fate(row: dict[str, Any], max_kept_tokens: int | None) -> str:
-    """Why a response is not kept, or "kept". One that was cut off never is, even if right."""
-    if row["outcome"] != verdict.Outcome.RIGHT:
-        return row["outcome"]
-    cut = row["finish_reason"] == "length"
-    if cut or (max_kept_tokens is not None and row["num_tokens"] > max_kept_tokens):
-        return "too_long"
-    return "kept"
+def _public(name: str) -> str:
+    """A hub id as it is; of a path, which says nothing to others, the last part."""
+    path = pathlib.Path(name)
+    return path.name if path.exists() else name
