@@ -215,14 +215,14 @@ def _problem(row: dict, where: sources.Where) -> Problem:
     if answer_field is None and solution is None:
         raise RowError(f"no answer; expected one of the fields {ANSWER_FIELDS}")
     if answer_field is None or (solution is not None and _is_no_answer(row[answer_field])):
-        answer = last_box(solution)
+        answer, used_answers = last_box(solution), ANSWER_FIELDS
         if not answer:
             raise Unanswered("no answer, neither in a field nor in a last box of the solution")
     else:
-        answer = _answer_text(row[answer_field], answer_field)
+        answer, used_answers = _answer_text(row[answer_field], answer_field), (answer_field,)
     if solution is None and GSM8K_MARK in answer:
         solution, _, answer = (part.strip() for part in answer.rpartition(GSM8K_MARK))
-    extra = _rest(row, used, answer_field, solution_field, "source", *ID_FIELDS)
+    extra = _rest(row, used, *used_answers, solution_field, "source", *ID_FIELDS)
     return Problem(_id(row, where), problem, answer, solution, _source(row), extra)
 
 

@@ -287,3 +287,61 @@ def test_real_files_read_without_a_reject(name, shared):
     found = problems(path, max_reject_fraction=0)
     assert len(found) == sum(1 for _ in path.open("rb"))
     assert found[0].extra["level"] if name != "eval/olympiadbench" else found[0].answer
+
+
+# --- NuminaMath: the answer stands in the last box of the solution --------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fields", "answer"),
+    [
+        ({"solution": "So $\\boxed{\\frac{1}{2}}$."}, "\\frac{1}{2}"),
+        ({"solution": "First $\\boxed{1}$, then $\\fbox{ 2 }$."}, "2"),
+        ({"solution": "A set: $\\boxed{\\{1, 2\\}}$"}, "\\{1, 2\\}"),
+        ({"solution": "$\\boxed{3}$", "answer": "four"}, "four"),
+        ({"solution": "$\\boxed{3}$", "answer": "notfound"}, "3"),
+        ({"solution": "$\\boxed{3}$", "ground_truth": " "}, "3"),
+        ({"solution": "$\\boxed{3}$", "answer": None}, "3"),
+        ({"ground_truth": "5"}, "5"),
+    ],
+)
+def test_an_answer_may_stand_in_the_solution(tmp_path, fields, answer):
+    row = {"problem": "?", "source": "cn_k12", "messages": [ASK, SAY], **fields}
+    (found,) = problems(write(tmp_path / "f.jsonl", [row]))
+    assert (found.answer, found.source, found.extra) == (answer, "cn_k12", {"messages": [ASK, SAY]})
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"solution": "It is so."},
+        {"solution": "$\\boxed{1 + {2}$"},
+        {"solution": "$\\boxed{}$"},
+        {"solution": "First $\\boxed{1}$ and then $\\boxed{2"},
+        {"solution": "As it is so.", "answer": "proof"},
+    ],
+)
+def test_rows_without_an_answer_are_counted_and_are_not_malformed(tmp_path, fields):
+    rejects = tmp_path / "rejects"
+    good = {"problem": "1+1?", "solution": "$\\boxed{2}$", "id": "good"}
+    path = write(tmp_path / "f.jsonl", [{"problem": "?", **fields}, good])
+    found = records.read_answered(DataConfig(path), rejects)
+    assert found.problems == [Problem("good", "1+1?", "2")]  # and no more than grading needs
+    assert found.num_unanswered == 1
+    assert "no answer, neither" in json.loads(rejects.read_text())["reason"]
+    with pytest.raises(ValueError, match="1 of 2 rows are malformed"):
+        problems(path)
+
+
+def test_malformed_rows_stop_the_reading_of_answered_ones_too(tmp_path):
+    rows = [{"problem": "?", "solution": "No."}, {"problem": 1, "answer": "2"}]
+    path = write(tmp_path / "f.jsonl", [*rows, {"problem": "?", "answer": "2"}])
+    with pytest.raises(ValueError, match="are malformed"):
+        records.read_answered(DataConfig(path))
+    assert records.read_answered(DataConfig(path, max_reject_fraction=0.4)).num_unanswered == 1
+
+
+def test_questions_are_read_without_answers(tmp_path):
+    rows = [{"id": "a", "question": "1+1?"}, PRIME_ROW, {"problem": "2+2?", "answer": 4}]
+    found = records.read_questions(DataConfig(write(tmp_path / "f.jsonl", rows)))
+    assert found == [("a", "1+1?"), ("f:2", "What is 1+1?"), ("f:3", "2+2?")]

@@ -77,8 +77,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def serving(*args, **kwargs):
-    with FakeServer(*args, **kwargs) as server:
+def serving(*args, make=FakeServer, **kwargs):
+    with make(*args, **kwargs) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         try:
