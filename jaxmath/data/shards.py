@@ -274,7 +274,8 @@ def fill(
       on_wait: told now and then of a shard that another worker (the second argument) is making
         while there is nothing else to do.
     """
-    while missing := shards.missing():
+    missing = shards.missing()
+    while missing:
         made = 0
         for shard in missing:
             if shards.record(shard) is not None:
@@ -284,7 +285,8 @@ def fill(
                     _make(shards, shard, work)
                     claims.clear(_claim(shard))
                     made += 1
-        if not made:
+        missing = [shard for shard in missing if shards.record(shard) is None]
+        if missing and not made:
             on_wait(missing[0], claims.owner(_claim(missing[0])))
             time.sleep(poll_s)
 

@@ -14,19 +14,22 @@ others wait; equal shards and equal settings give equal bytes.
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import hashlib
+import importlib.metadata
 import itertools
 import json
 import pathlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from jaxmath import config as config_lib
 from jaxmath.data import card, claims, durable, prompts, selection, shards
 from jaxmath.runs import hub, questions, session
 from jaxmath.runs.progress import Progress
+from jaxmath.verify import pool, verdict
 
 FILES = ("sft.jsonl", "sft.parquet", "summary.json", "README.md")
 BATCH_ROWS, BATCH_BYTES = 4096, 32 * 2**20  # of a Parquet row group, whichever is reached first
@@ -46,6 +49,7 @@ class Job:
     card: card.CardConfig
     about: dict[str, Any]  # the fields of card.CardFacts that do not come from the rows
     hub: hub.HubConfig | None
+    regrade: pool.VerifyConfig | None = None  # grade every response again, so
 
 
 def collect(job: Job, claims_: claims.Claims, poll_s: float = 1.0) -> dict[str, Any]:
@@ -85,6 +89,7 @@ def _key(job: Job, records: list[shards.Record]) -> str:
             [job.style, job.num_samples, job.seed, config_lib.to_dict(job.card), job.about],
             sorted(job.choice.left_out.items()),
             [job.choice.counts, job.choice.matches, job.choice.benchmarks],
+            None if job.regrade is None else session.code_digest("verify"),
             session.code_digest("data"),
             hashlib.sha256(pathlib.Path(__file__).read_bytes()).hexdigest(),
         ]
@@ -110,13 +115,14 @@ def _write(job: Job, records: list[shards.Record]) -> dict[str, str]:
     """Writes all files; their digests."""
     tally = Tally(job.num_samples)
     with (
+        _grader(job) as graded,
         durable.replacing(job.folder / "sft.jsonl") as lines,
         durable.replacing(job.folder / "sft.parquet") as table_file,
         Table(table_file, with_correct=not job.filters.right) as table,
         Progress("collect", sum(record.rows for record in records), "rows") as progress,
     ):
         for record in records:
-            for rows in _by_question(job.shards.rows(record)):
+            for rows in _by_question(graded(job.shards.rows(record))):
                 progress.update(len(rows))
                 for row in _kept(job, rows, tally):
                     data = shards.line_of(row)
@@ -132,7 +138,28 @@ def _write(job: Job, records: list[shards.Record]) -> dict[str, str]:
     return {name: _digest(job.folder / name) for name in FILES}
 
 
-def _by_question(rows: Iterator[shards.Row]) -> Iterator[list[shards.Row]]:
+@contextlib.contextmanager
+def _grader(job: Job) -> Iterator[Callable[[Iterator[shards.Row]], Iterable[shards.Row]]]:
+    """What rows pass through: nothing, or the verifier of today."""
+    if job.regrade is None:
+        yield lambda rows: rows
+        return
+    with pool.VerifierPool(job.regrade) as verifier:
+
+        def grade(rows: Iterator[shards.Row]) -> Iterable[shards.Row]:
+            there = list(rows)  # of one shard
+            found = verifier.grade([(row["ground_truth"], row["response"]) for row in there])
+            return [row | grades(each) for row, each in zip(there, found, strict=True)]
+
+        yield grade
+
+
+def grades(found: verdict.Verdict) -> shards.Row:
+    """The fields of a row that come from the verifier."""
+    return {"correct": found.is_right, "outcome": str(found.outcome), "rule": found.rule}
+
+
+def _by_question(rows: Iterable[shards.Row]) -> Iterator[list[shards.Row]]:
     for _, group in itertools.groupby(rows, key=lambda row: row["problem_id"]):
         yield list(group)
 
@@ -229,6 +256,8 @@ class Table:
 def _card(job: Job, records: list[shards.Record], summary: dict[str, Any], data_files: str) -> str:
     """The data card of records that lie at `data_files`."""
     verifiers = sorted({record.facts["verifier"] for record in records})
+    if job.regrade is not None:
+        verifiers = [verifier_name()]
     fates = {fate: summary[fate] for fate in selection.FATES if summary[fate]}
     facts = card.CardFacts(
         num_records=summary[selection.KEPT],
@@ -240,6 +269,15 @@ def _card(job: Job, records: list[shards.Record], summary: dict[str, Any], data_
         **job.about,
     )
     return card.render(job.card, facts, data_files)
+
+
+def verifier_name() -> str:
+    """What gives the verdicts: equal names, equal rules."""
+    parts = [f"jaxmath.verify {session.code_digest('verify')}"]
+    for package in ("sympy", "mpmath", "math-verify"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            parts.append(f"{package} {importlib.metadata.version(package)}")
+    return ", ".join(parts)
 
 
 def _push(job: Job, config: hub.HubConfig, key: str) -> None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import importlib.metadata
+import hashlib
 import json
 import pathlib
 import time
@@ -42,7 +42,7 @@ from jaxmath.decode import decoder, remote, sampling
 from jaxmath.model.config import ModelConfig
 from jaxmath.runs import collect, hub, questions, respond, session
 from jaxmath.runs.progress import Progress
-from jaxmath.verify import pool, verdict
+from jaxmath.verify import pool
 
 QUIET_S = 60.0  # between two words about waiting
 
@@ -60,6 +60,8 @@ class SynthRun:
     num_samples: responses per question.
     filters, card, push_to_hub: what is kept, how it is described, where it is sent; these may
       change without anything being sampled again.
+    regrade: grade every response again while collecting, by the verifier of today; what was sampled
+      stays as it is.
     shard_questions: questions per shard, the unit that workers share out.
     lease_s: a worker on another host that was not heard of for so long counts as dead.
     """
@@ -81,6 +83,7 @@ class SynthRun:
     filters: selection.FilterConfig = selection.FilterConfig()
     card: card.CardConfig = card.CardConfig()
     push_to_hub: hub.HubConfig | None = None
+    regrade: bool = False
     shard_questions: int = 1024
     lease_s: float = 300.0
     seed: int = 0
@@ -139,9 +142,12 @@ def run(config: SynthRun) -> session.Report:
         config.card,
         _about(config, choice, style),
         config.push_to_hub,
+        config.verify if config.regrade else None,
     )
     with claims.Claims(store.folder / "claims", config.lease_s) as held:
+        _check_same_grading(config, store)
         _fill(config, tokens, found.problems, choice, store, held)
+        _check_same_grading(config, store)  # of what other workers brought
         summary = collect.collect(job, held)
     return session.Report(summary, (str(folder / "sft.jsonl"), str(folder / "sft.parquet")))
 
@@ -158,6 +164,7 @@ def _check_same_job(config: SynthRun, problems: list[records.Problem], folder) -
         "filters",
         "card",
         "push_to_hub",
+        "regrade",
         "lease_s",
     )
     same = {k: v for k, v in config_lib.to_dict(config).items() if k not in free}
@@ -166,7 +173,10 @@ def _check_same_job(config: SynthRun, problems: list[records.Problem], folder) -
     else:
         same["engine"] = {"kind": config.engine.kind, "model": config.engine.model}
     same["decode"] = {"max_prompt_tokens": config.decode.max_prompt_tokens}
-    same["questions"] = config_lib.fingerprint([[p.id, p.problem, p.answer] for p in problems])
+    digest = hashlib.sha256()
+    for problem in problems:
+        digest.update(json.dumps([problem.id, problem.problem, problem.answer]).encode() + b"\n")
+    same["questions"] = digest.hexdigest()
     path = folder / "job.json"
     durable.publish(path, json.dumps(same, indent=2).encode() + b"\n")
     other = json.loads(path.read_text())
@@ -176,6 +186,24 @@ def _check_same_job(config: SynthRun, problems: list[records.Problem], folder) -
             f"{folder.parent} holds samples made with another {', '.join(changed)}; use that "
             "configuration, or another output folder"
         )
+
+
+def _check_same_grading(config: SynthRun, store: shards.Shards) -> None:
+    """Verdicts of different kinds are not mixed."""
+    ours = _grading(config)
+    for record in store.records():
+        theirs = record.facts["grading"]
+        if theirs != ours and not config.regrade:
+            raise config_lib.ConfigError(
+                f"{store.folder / record.file} was graded with {theirs}, not with {ours}; set "
+                "regrade to true to grade everything again, or verify as it was"
+            )
+
+
+def _grading(config: SynthRun) -> dict[str, Any]:
+    """The fields of `verify` that decide what is right; the others are limits and speed."""
+    limits = ("num_workers", "timeout_s", "memory_mb", "batch_size")
+    return {k: v for k, v in config_lib.to_dict(config.verify).items() if k not in limits}
 
 
 def _fill(
@@ -212,7 +240,7 @@ class Sampler:
         total = len(choice.asked) * config.num_samples
         self._stack = contextlib.ExitStack()
         self._progress = Progress("synth", total, "responses", initial=done)
-        self._facts = {"verifier": verifier_name()}
+        self._facts = {"verifier": collect.verifier_name(), "grading": _grading(config)}
 
     def __enter__(self) -> Sampler:
         self._stack.enter_context(self._progress)
@@ -267,13 +295,11 @@ def _row(response: respond.Response, problem: records.Problem) -> shards.Row:
         "response": response.text,
         "problem_id": response.question,
         "ground_truth": problem.answer,
-        "correct": response.verdict.outcome == verdict.Outcome.RIGHT,
         "sample": response.sample,
         "source_id": problem.id,
-        "outcome": str(response.verdict.outcome),
-        "rule": response.verdict.rule,
         "num_tokens": response.num_tokens,
         "finish_reason": response.finish_reason,
+        **collect.grades(response.verdict),
     }
 
 
@@ -287,15 +313,6 @@ def _waiting() -> Callable[[int, str | None], None]:
             session.say(f"synth: nothing left to claim; shard {shard} is with {owner}")
 
     return wait
-
-
-def verifier_name() -> str:
-    """What gives the verdicts: equal names, equal rules."""
-    parts = [f"jaxmath.verify {session.code_digest('verify')}"]
-    for package in ("sympy", "mpmath", "math-verify"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            parts.append(f"{package} {importlib.metadata.version(package)}")
-    return ", ".join(parts)
 
 
 def _about(config: SynthRun, choice: questions.Choice, style: str) -> dict[str, Any]:

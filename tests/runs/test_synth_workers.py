@@ -14,7 +14,7 @@ import pytest
 from decode import openai_server
 
 from jaxmath import config as config_lib
-from jaxmath.data import records, selection, sources
+from jaxmath.data import records, selection, shards, sources
 from jaxmath.runs import respond, synth
 
 from . import tiny
@@ -309,6 +309,25 @@ def test_a_damaged_shard_is_named_and_sampled_again(data, numina, teacher, whole
     synth.run(config)
     assert f"{path}: has" in capfd.readouterr().err
     assert output(tmp_path / "run") == output(whole[0])
+
+
+def test_everything_can_be_graded_again(data, numina, teacher, whole, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(whole[0], folder)
+    store = shards.Shards(folder / "shards", 9)
+    other = store.record(3)
+    spoilt = [row | {"correct": True, "outcome": "right"} for row in store.rows(other)]
+    (folder / "shards/samples-00003.json").unlink()
+    (folder / "shards" / other.file).unlink()
+    facts = other.facts | {"grading": {"grader": "kind"}}
+    store.commit(3, {shards.name_of(row): row for row in spoilt}, facts)
+    with pytest.raises(config_lib.ConfigError, match=r"graded with \{'grader': 'kind'\}, not with"):
+        synth.run(make_config(data, numina, teacher, folder))
+    with tiny.cut_after(respond.RemoteResponder, "answer", 0):
+        summary = synth.run(make_config(data, numina, teacher, folder, regrade=True)).summary
+    assert summary == whole[1]
+    for name in ("sft.jsonl", "sft.parquet"):
+        assert (folder / name).read_bytes() == (whole[0] / name).read_bytes()
 
 
 def test_wrong_answers_can_be_kept_and_are_marked(data, numina, teacher, whole, tmp_path):
