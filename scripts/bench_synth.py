@@ -76,9 +76,10 @@ def fill(store: shards.Shards, num_rows: int) -> None:
 def bench_collect(num_rows: int, folder: pathlib.Path) -> None:
     num_shards = -(-num_rows // (SHARD_QUESTIONS * NUM_SAMPLES))
     store = shards.Shards(folder / "shards", num_shards)
-    clock = Clock()
-    fill(store, num_rows)
-    print(f"{num_rows:,} rows in {num_shards} shards made and committed: {clock}")
+    if store.missing():
+        clock = Clock()
+        fill(store, num_rows)
+        print(f"{num_rows:,} rows in {num_shards} shards made and committed: {clock}")
     filters = config_lib.from_dict(selection.FilterConfig, FILTERS)
     print(f"peak so far {peak_mb():.0f} MiB, of which a shard being made")
     choice = questions.Choice({}, frozenset(), {}, 0, {})

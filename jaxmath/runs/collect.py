@@ -32,7 +32,7 @@ from jaxmath.runs.progress import Progress
 from jaxmath.verify import pool, verdict
 
 FILES = ("sft.jsonl", "sft.parquet", "summary.json", "README.md")
-BATCH_ROWS, BATCH_BYTES = 4096, 32 * 2**20  # of a Parquet row group, whichever is reached first
+BATCH_ROWS, BATCH_BYTES = 4096, 8 * 2**20  # of a Parquet row group, whichever is reached first
 
 
 @dataclasses.dataclass(frozen=True)

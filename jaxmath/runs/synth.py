@@ -317,12 +317,13 @@ def _waiting() -> Callable[[int, str | None], None]:
 
 def _about(config: SynthRun, choice: questions.Choice, style: str) -> dict[str, Any]:
     """What the card says besides counts."""
-    drawn = {k: v for k, v in config_lib.to_dict(config.sampling).items() if v or v == 0}
+    drawn = config_lib.to_dict(config.sampling)
+    drawn = {k: v for k, v in drawn.items() if v is not False and v not in (None, "", [])}
     overlap: dict[str, Any] = {"matches listed": choice.matches}
     if config.decontaminate.benchmarks:
         overlap |= {
             "words of a shared sequence": config.decontaminate.ngram_words,
-            "least common subsequence": config.decontaminate.min_common,
+            "least share in common": config.decontaminate.min_common,
         }
     else:
         overlap = {"compared with": "nothing"}
