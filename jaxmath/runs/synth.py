@@ -292,7 +292,7 @@ class Sampler:
 def _row(response: respond.Response, problem: records.Problem) -> shards.Row:
     return {
         "prompt": problem.problem,
-        "response": response.text,
+        "response": _whole_characters(response.text),
         "problem_id": response.question,
         "ground_truth": problem.answer,
         "sample": response.sample,
@@ -301,6 +301,16 @@ def _row(response: respond.Response, problem: records.Problem) -> shards.Row:
         "finish_reason": response.finish_reason,
         **collect.grades(response.verdict),
     }
+
+
+def _whole_characters(text: str) -> str:
+    """Halves of surrogate pairs become U+FFFD, or one character where two meet.
+
+    A server may send either, escaped in its JSON, and no UTF-8 file can hold them.
+    """
+    if text.isascii():
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _waiting() -> Callable[[int, str | None], None]:

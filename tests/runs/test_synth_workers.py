@@ -25,13 +25,16 @@ LOOP = "Wait, let me compute that sum once more. " * 12
 
 
 def answer(body):
-    """A teacher's response: by its seed right, wrong, in a loop, half Chinese, or a repetition."""
+    """A teacher's response: by its seed right, wrong, in a loop, half Chinese, or a repetition.
+
+    With a character in two escaped halves, and half of one.
+    """
     question = body["prompt"].rpartition("user\n")[2].partition("<|im_end|>")[0]
     numbers = re.findall(r"\d+", question)
     kind = body["seed"] % 8
     total = sum(map(int, numbers)) + (kind == 0)
     middle = {1: LOOP, 2: FOREIGN, 3: "", 4: ""}.get(kind, f"Adding gives it, by way {kind}. ")
-    return f"{middle}The sum is $\\boxed{{{total}}}$."
+    return f"{middle}\ud835\udc65 \udfff The sum is $\\boxed{{{total}}}$."
 
 
 class Teacher(openai_server.FakeServer):
@@ -211,6 +214,11 @@ def test_every_response_has_one_fate(whole):
     for record in kept:
         assert LOOP not in record["messages"][2]["content"]
         assert FOREIGN not in record["messages"][2]["content"]
+
+
+def test_half_a_character_does_not_stop_a_run(whole):
+    found = tiny.rows(whole[0] / "sft.jsonl")
+    assert all("\U0001d465 \ufffd The sum" in row["messages"][2]["content"] for row in found)
 
 
 def test_parquet_holds_the_same_records(whole):
