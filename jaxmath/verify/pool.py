@@ -18,9 +18,9 @@ import multiprocessing
 import multiprocessing.connection
 import threading
 import time
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 
-from jaxmath.verify import verdict, workers
+from jaxmath.verify import graders, verdict, workers
 
 MAX_FAILED_STARTS = 3  # in a row: the environment is broken, and starting again will not mend it
 START_TIMEOUT_S = 120.0
@@ -32,18 +32,23 @@ class VerifyConfig:
     """How answers are graded.
 
     Fields:
+      grader: what counts as right: a name of `graders.GRADERS`.
       num_workers: worker processes, >= 1.
       timeout_s: wall-clock limit of one item, counted from its start in a worker, > 0.
       memory_mb: address-space limit of a worker in MiB, or None for none.
       batch_size: items sent to a worker at once, >= 1.
     """
 
+    grader: str = "strict"
     num_workers: int = 2
     timeout_s: float = 5.0
     memory_mb: int | None = 2048
     batch_size: int = 16
 
     def __post_init__(self):
+        if self.grader not in graders.GRADERS:
+            known = ", ".join(graders.GRADERS)
+            raise ValueError(f"grader must be one of {known}; got {self.grader!r}")
         if self.num_workers < 1:
             raise ValueError(f"num_workers must be at least 1, got {self.num_workers}")
         if not (self.timeout_s > 0 and math.isfinite(self.timeout_s)):
@@ -88,10 +93,10 @@ class VerifierPool:
         row.
     """
 
-    def __init__(self, config: VerifyConfig, grader: workers.Grader = workers.grade_item):
+    def __init__(self, config: VerifyConfig, table: Mapping[str, graders.Grader] = graders.GRADERS):
         self.config = config
         self.num_restarts = 0
-        self._grader = grader
+        self._grader = table[config.grader]
         self._context = multiprocessing.get_context("spawn")
         self._changed = threading.Condition()
         self._queue: collections.deque[Item] = collections.deque()

@@ -4,20 +4,15 @@ began."""
 import math
 import signal
 import time
-from collections.abc import Callable
 
-from jaxmath.verify import evaluate, grade, verdict
+from jaxmath.verify import evaluate, graders, verdict
 
 RESPONSE, ANSWER = "response", "answer"
-Grader = Callable[[str, str, str], verdict.Verdict]  # (kind, gold, text)
 
 
-def grade_item(kind: str, gold: str, text: str) -> verdict.Verdict:
-    """Grade a whole response, or a bare answer."""
-    return (grade.grade_response if kind == RESPONSE else grade.grade_answer)(gold, text)
-
-
-def work(connection, clock, timeout_s: float, memory_mb: int | None, grader: Grader) -> None:
+def work(
+    connection, clock, timeout_s: float, memory_mb: int | None, grader: graders.Grader
+) -> None:
     """The life of a worker: receive a batch, send (ticket, verdict) per item, until the parent
     hangs up.
 
@@ -39,7 +34,7 @@ def work(connection, clock, timeout_s: float, memory_mb: int | None, grader: Gra
                 signal.alarm(math.ceil(timeout_s) + 5)
                 clock[0] = time.monotonic()
                 try:
-                    result = grader(kind, gold, text)
+                    result = (grader.response if kind == RESPONSE else grader.answer)(gold, text)
                 except (
                     Exception
                 ) as error:  # counted by its outcome; the worker must outlive one bad item

@@ -1,11 +1,12 @@
 """Graders that misbehave on command, for the tests of the pool; the answer text is the command."""
 
+import functools
 import os
 import pathlib
 import sys
 import time
 
-from jaxmath.verify import verdict
+from jaxmath.verify import graders, verdict
 
 
 def obey(kind: str, gold: str, text: str) -> verdict.Verdict:
@@ -39,11 +40,11 @@ def fail_to_unpickle():
     raise RuntimeError("this worker cannot start")
 
 
+OBEDIENT = graders.Grader(functools.partial(obey, "response"), functools.partial(obey, "answer"))
+
+
 class Unstartable:
     """A grader whose arrival in a worker kills it."""
-
-    def __call__(self, kind: str, gold: str, text: str) -> verdict.Verdict:
-        return obey(kind, gold, text)
 
     def __reduce__(self):
         return fail_to_unpickle, ()

@@ -18,7 +18,7 @@ def outcomes(verdicts):
 
 def open_pool(**settings):
     config = pool.VerifyConfig(**({"num_workers": 2, "timeout_s": 1.0} | settings))
-    return pool.VerifierPool(config, hostile_graders.obey)
+    return pool.VerifierPool(config, {"strict": hostile_graders.OBEDIENT})
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,7 @@ def test_importing_the_pool_does_not_import_jax():
 def test_workers_that_cannot_start_end_the_wait():
     config = pool.VerifyConfig(num_workers=1)
     with (
-        pool.VerifierPool(config, hostile_graders.Unstartable()) as broken,
+        pool.VerifierPool(config, {"strict": hostile_graders.Unstartable()}) as broken,
         pytest.raises(RuntimeError, match="died while starting"),
     ):
         broken.grade([("1", "1")])
@@ -133,6 +133,7 @@ def test_closing_does_not_wait_for_a_hung_item():
 @pytest.mark.parametrize(
     "settings",
     [
+        {"grader": "kind"},
         {"num_workers": 0},
         {"timeout_s": 0.0},
         {"timeout_s": float("nan")},
