@@ -3,6 +3,7 @@
 import functools
 import os
 import pathlib
+import re
 import sys
 import time
 
@@ -17,11 +18,13 @@ def obey(kind: str, gold: str, text: str) -> verdict.Verdict:
             pass
     if command == "die":
         os._exit(3)
-    if command == "die-once":
-        marker = pathlib.Path(argument)
-        if not marker.exists():
-            marker.touch()
-            os._exit(3)
+    if command == "hang-in-c":
+        re.match("(a+)+$", "a" * 40 + "b")
+    if command == "once":
+        path, _, fault = argument.partition(" ")
+        if not pathlib.Path(path).exists():
+            pathlib.Path(path).touch()
+            return obey(kind, gold, fault)
     if command == "raise":
         raise KeyError("surprise")
     if command == "recurse":
@@ -41,6 +44,10 @@ def fail_to_unpickle():
 
 
 OBEDIENT = graders.Grader(functools.partial(obey, "response"), functools.partial(obey, "answer"))
+
+
+def never(gold: str, text: str) -> verdict.Verdict:
+    return verdict.make(verdict.Outcome.WRONG, "never", gold=gold, pred=text)
 
 
 class Unstartable:
