@@ -256,20 +256,34 @@ class Reader:
                 self.position = place
                 break
             digits += "".join(group)
-        if self.next_is("."):
-            place = self.position
-            decimals = self.take()
-            while self.peek()[1] == "digit":
-                decimals += self.take()
-            if decimals == ".":
-                self.position = place
-            else:
-                digits += decimals
+        digits += self.decimals()
         if len(digits) > expression.MAX_DIGITS:
             raise Stuck("number too long")
         if digits.isdecimal() and digits[0] == "0" and digits.strip("0"):
             raise Stuck("leading zero")
         return ("num", Fraction(digits))
+
+    def decimals(self) -> str:
+        """The point and the digits after it, or "".
+
+        Where a second point ends the text, sympy loses the last decimal of `7.78.`, and cannot read
+        `7.` at all; so it is here."""
+        digits, place = "", self.position
+        if self.next_is("."):
+            self.take()
+            while self.peek()[1] == "digit":
+                digits += self.take()
+            if not digits and not self.peek()[0]:
+                raise Stuck("a point at the end")
+        if not digits:
+            self.position = place
+            return ""
+        place = self.position
+        if self.next_is("."):
+            self.take()
+            digits = digits[:-1] if not self.peek()[0] and digits[1:] else digits
+        self.position = place
+        return "." + digits
 
     def fraction_part(self) -> Node:
         if self.peek()[1] == "digit":

@@ -92,14 +92,35 @@ class Converter:
         if bare in DROPPED_WITH_CONTENT:
             self.argument()
             return ""
-        if bare in ("begin", "end"):
+        if bare == "begin":
             self.argument()
-            return "[ " if bare == "begin" else " ]"
+            return self.matrix()
+        if bare == "end":
+            self.argument()
+            return ""
         if bare == "mathbb":
             return self.argument().replace("R", "ℝ").replace("Z", "ℤ").replace("N", "ℕ")
         if not bare.isalpha():
             return MARKS.get(name, name)
         return SYMBOLS.get(bare, "")
+
+    def matrix(self) -> str:
+        """The rows of an environment up to its end, in square brackets; cells as wide as the
+        widest."""
+        rows = [[""]]
+        while self.position < len(self.tokens) and not self.tokens[self.position].startswith(
+            "\\end"
+        ):
+            if self.tokens[self.position] == "\\\\":
+                self.position += 1
+                rows.append([""])
+                continue
+            first, *cells = self.next().split("&")
+            rows[-1][-1] += first
+            rows[-1] += cells
+        cells = [[cell.strip() for cell in row] for row in rows]
+        width = max(len(cell) for row in cells for cell in row)
+        return "[ " + "; ".join(" ".join(cell.rjust(width) for cell in row) for row in cells) + " ]"
 
     def index(self) -> None:
         """Steps over `[…]`."""

@@ -53,6 +53,22 @@ def read(text: str, *, implicit: bool = False) -> Node:
     return node
 
 
+def read_or_list(text: str) -> Node | bool:
+    """The tree of a text; True for a list with commas, which is no formula but readable.
+
+    Raises:
+      expression.Unreadable.
+    """
+    if "," not in text:
+        return read(text)
+    try:
+        return read(text)  # the comma may be that of a function
+    except expression.Unreadable:
+        for item in text.strip(" ()[]{}").split(","):
+            read(item)
+        return True
+
+
 def words_of(text: str) -> list[tuple[str, str]]:
     """(word, kind) of a text without its last spaces."""
     text = text.strip()

@@ -8,14 +8,17 @@ must be one text, an integer equals no other form, and the rest may be equal as 
 tolerant comparison (1e-4, a hundred times more or less, items of lists, π also as 3.14).
 
 Formulas are read by `plain_formula` and `latex_prefix` and never evaluated as programs; the
-original runs Python's `eval` on text with `\\pi`, of which only arithmetic is reproduced. Its
+original runs Python's `eval` on text with `\\pi`, of which only arithmetic is reproduced. A decimal
+inside an irrational formula is exact here and rounded there: `10\\sqrt{10.5}` and `5\\sqrt{42}`. Its
 time limits, which count as wrong there, are faults of the pool here.
 """
 
 import contextlib
 import functools
 import math
+import operator
 import re
+from fractions import Fraction
 
 from jaxmath.verify import expression, latex_prefix, latex_text, plain_formula, tolerant, verdict
 
@@ -271,7 +274,6 @@ def equal_item(pred: str, gold: str) -> bool:
 # ── tolerantly ──
 
 ARITHMETIC = re.compile(r"[-+*/(). 0-9e]+")
-READERS = (plain_formula.read, latex_prefix.read)
 MAX_COMPARED_CHARS = 1000
 
 
@@ -342,6 +344,23 @@ def without_brackets(pred: str, gold: str) -> bool:
     if square or round_:
         pred, gold = pred.strip("[]()"), gold.strip("[]()")
     return re.sub(r"[{}()]", "", pred) == re.sub(r"[{}()]", "", gold)
+
+
+def read_program(text: str) -> expression.Node | bool:
+    """A formula as Python has it, where `2^9` is an exclusive or, 11; True for a list.
+
+    Raises:
+      expression.Unreadable.
+    """
+    if "^" not in text:
+        return plain_formula.read_or_list(text)
+    numbers = [tolerant.number_of(plain_formula.read(side)) for side in text.split("^")]
+    if any(number is None or not number.is_integer() for number in numbers):
+        raise expression.Unreadable("exclusive or of what are no integers")
+    return ("num", Fraction(functools.reduce(operator.xor, map(int, numbers))))
+
+
+READERS = (read_program, latex_prefix.read)
 
 
 def equal_formulas(pred: str, gold: str) -> bool:
