@@ -105,9 +105,18 @@ def _parser() -> argparse.ArgumentParser:
 
     verify = verbs.add_parser("verify", help="grade rows of gold and response, or gold and pred")
     verify.add_argument("input", metavar="IN.jsonl")
-    verify.add_argument("--out", required=True, metavar="OUT.jsonl")
-    verify.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    verify.add_argument("--timeout-s", type=float, default=10.0, help="per row, from its start")
+    verify.add_argument("--out", metavar="OUT.jsonl", help="the rows with their verdicts")
+    verify.add_argument("--grader", metavar="NAME", default="strict", help="default: strict")
+    verify.add_argument(
+        "--audit",
+        nargs="?",
+        metavar="NAME,NAME",
+        const="",
+        help="grade by several graders, default all, and print where they disagree",
+    )
+    verify.add_argument("--show", type=int, default=20, help="disputed rows that an audit prints")
+    verify.add_argument("--workers", type=int, help="default: one a core")
+    verify.add_argument("--timeout-s", type=float, default=5.0, help="of work, per row")
     verify.set_defaults(call=_verify)
 
     replay = verbs.add_parser("replay", help="recompute a recorded PRIME update and compare")
@@ -164,14 +173,16 @@ def _convert(arguments: argparse.Namespace) -> int:
 
 def _verify(arguments: argparse.Namespace) -> int:
     from jaxmath.runs import verify
+    from jaxmath.verify import graders, pool
 
-    counts = verify.run(
-        arguments.input,
-        arguments.out,
-        num_workers=arguments.workers,
-        timeout_s=arguments.timeout_s,
+    config = pool.VerifyConfig(
+        grader=arguments.grader, num_workers=arguments.workers, timeout_s=arguments.timeout_s
     )
-    for outcome, count in counts.items():
+    if arguments.audit is not None:
+        names = [name for name in arguments.audit.split(",") if name] or list(graders.GRADERS)
+        print(verify.audit(arguments.input, names, arguments.out, config, arguments.show).text())
+        return 0
+    for outcome, count in verify.run(arguments.input, arguments.out, config).items():
         print(f"{outcome}: {count}")
     return 0
 

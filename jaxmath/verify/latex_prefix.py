@@ -266,8 +266,8 @@ class Reader:
     def decimals(self) -> str:
         """The point and the digits after it, or "".
 
-        Where a second point ends the text, sympy loses the last decimal of `7.78.`, and cannot read
-        `7.` at all; so it is here."""
+        Before a second point sympy loses the last of several decimals, as in `7.78.`, and `7.` at
+        the end it cannot read at all; so it is here."""
         digits, place = "", self.position
         if self.next_is("."):
             self.take()
@@ -278,11 +278,8 @@ class Reader:
         if not digits:
             self.position = place
             return ""
-        place = self.position
-        if self.next_is("."):
-            self.take()
-            digits = digits[:-1] if not self.peek()[0] and digits[1:] else digits
-        self.position = place
+        if self.next_is(".") and digits[1:]:
+            digits = digits[:-1]
         return "." + digits
 
     def fraction_part(self) -> Node:

@@ -9,8 +9,8 @@ tolerant comparison (1e-4, a hundred times more or less, items of lists, π also
 
 Formulas are read by `plain_formula` and `latex_prefix` and never evaluated as programs; the
 original runs Python's `eval` on text with `\\pi`, of which only arithmetic is reproduced. A decimal
-inside an irrational formula is exact here and rounded there: `10\\sqrt{10.5}` and `5\\sqrt{42}`. Its
-time limits, which count as wrong there, are faults of the pool here.
+in an irrational formula is exact here and rounded there: `10\\sqrt{10.5}` and `5\\sqrt{42}`. What
+exceeds a time limit counts as wrong there, and is a fault of the pool here.
 """
 
 import contextlib
