@@ -9,46 +9,11 @@ bra-kets.
 """
 
 import re
-from collections.abc import Callable
 from fractions import Fraction
 
-from jaxmath.verify import evaluate, expression
+from jaxmath.verify import evaluate, expression, latex_words
 
 Node = expression.Node
-
-MAX_CHARS = 4000
-MAX_DEPTH = 40
-MAX_STEPS = 20_000  # words looked at, the ways back included
-
-SKIPPED = re.compile(
-    r"(?:[ \t\r\n]+|\\(?:thinspace|medspace|thickspace|quad|qquad|negthinspace|negmedspace"
-    r"|negthickspace|left|right|vrule|vcenter|vbox|vskip|vspace|hfil)(?![A-Za-z])|\\[,:;!*\-./\"(=])+"
-)
-TOKEN = re.compile(
-    r"(?P<differential>d[ \t\r\n]*(?:[A-Za-z]|\\[A-Za-z]+))|(?P<letter>[A-Za-z])|(?P<digit>[0-9])"
-    r"|(?P<command>\\[A-Za-z]+)|(?P<quotes>'+)|&?=|\\[{}]|[-+*/(){}\[\]|_^:!<>,.]"
-)
-RELATIONS = {
-    "=": "=", "&=": "=", "<": "<", ">": ">", "\\neq": "!=",
-    "\\le": "<=", "\\leq": "<=", "\\leqq": "<=", "\\leqslant": "<=",
-    "\\ge": ">=", "\\geq": ">=", "\\geqq": ">=", "\\geqslant": ">=",
-}  # fmt: skip
-TIMES = ("*", "\\times", "\\cdot")
-OVER = ("/", "\\div", ":")
-CLOSERS = {"(": ")", "[": "]", "{": "}", "\\{": "\\}"}
-FRACTIONS = ("\\frac", "\\dfrac", "\\tfrac")
-BINOMIALS = ("\\binom", "\\dbinom", "\\tbinom")
-ARC = {"\\arsinh": "arcsinh", "\\arcosh": "arccosh", "\\artanh": "arctanh"}
-CALL_NAMES = """
-    sin cos tan csc sec cot arcsin arccos arctan arccot sinh cosh tanh exp
-"""
-CALLS = {f"\\{name}": name for name in CALL_NAMES.split()} | ARC
-LOGARITHMS = ("\\log", "\\ln", "\\lg")
-RESERVED = {
-    *RELATIONS, *TIMES, *OVER, *FRACTIONS, *BINOMIALS, *CALLS, *LOGARITHMS, "\\sqrt", "\\overline",
-    "\\sum", "\\prod", "\\int", "\\lim", "\\to", "\\rightarrow", "\\lfloor", "\\rfloor", "\\lceil",
-    "\\rceil", "\\langle", "\\rangle", "\\mathit",
-}  # fmt: skip
 
 
 class Relation(tuple):
@@ -57,87 +22,34 @@ class Relation(tuple):
     __slots__ = ()
 
 
-class Mistake(ValueError):
-    """The next word does not fit; a caller may go back to where it was sure."""
-
-
-class Stuck(expression.Unreadable):
-    """A character that no formula has."""
-
-
 def read(text: str) -> Node | Relation | bool:
     """The tree at the beginning of a text, a relation, or what a relation of numbers comes to.
 
     Raises:
       expression.Unreadable.
     """
-    if len(text) > MAX_CHARS:
+    if len(text) > latex_words.MAX_CHARS:
         raise expression.Unreadable("too long")
     try:
         return Reader(text.strip()).relation()
-    except (Mistake, RecursionError) as error:
+    except (latex_words.Mistake, RecursionError) as error:
         raise expression.Unreadable(str(error)) from error
 
 
-class Reader:
-    """Recursive descent with ways back; `position` is a place in the text."""
-
-    def __init__(self, text: str):
-        self.text = text
-        self.position = 0
-        self.depth = 0
-        self.steps = 0
-
-    # ── words ──
-
-    def peek(self) -> tuple[str, str, int]:
-        """(word, kind, place after it); the word is "" at the end."""
-        self.steps += 1
-        if self.steps > MAX_STEPS:
-            raise Stuck("too long")
-        place = self.position
-        skipped = SKIPPED.match(self.text, place)
-        place = skipped.end() if skipped else place
-        if place >= len(self.text):
-            return "", "", place
-        token = TOKEN.match(self.text, place)
-        if not token:
-            raise Stuck(f"unexpected {self.text[place]!r}")
-        return token[0], token.lastgroup or "", token.end()
-
-    def next_is(self, *words: str) -> bool:
-        return self.peek()[0] in words
-
-    def take(self) -> str:
-        word, _, self.position = self.peek()
-        return word
-
-    def expect(self, word: str) -> None:
-        if self.take() != word:
-            raise Mistake(f"expected {word!r}")
-
-    def attempt(self, reader: Callable[[], Node]) -> Node | None:
-        """What `reader` reads, or None, with nothing read."""
-        place, depth = self.position, self.depth
-        try:
-            return reader()
-        except Mistake:
-            self.position, self.depth = place, depth
-            return None
-
-    # ── the grammar ──
+class Reader(latex_words.Words):
+    """Recursive descent with ways back."""
 
     def relation(self) -> Node | Relation | bool:
         left = self.sum()
-        while self.peek()[0] in RELATIONS:
-            sign = RELATIONS[self.take()]
+        while self.peek()[0] in latex_words.RELATIONS:
+            sign = latex_words.RELATIONS[self.take()]
             left = relate(sign, left, self.sum())
         return left
 
     def sum(self) -> Node:
         self.depth += 1
-        if self.depth > MAX_DEPTH:
-            raise Stuck("nested too deep")
+        if self.depth > latex_words.MAX_DEPTH:
+            raise latex_words.Stuck("nested too deep")
         terms = [self.product()]
         while self.next_is("+", "-"):
             place = self.position
@@ -152,14 +64,14 @@ class Reader:
 
     def product(self, *, functions: bool = True) -> Node:
         node = self.signed(functions=functions)
-        while self.next_is(*TIMES, *OVER):
+        while self.next_is(*latex_words.TIMES, *latex_words.OVER):
             place = self.position
             word = self.take()
             factor = self.attempt(lambda: self.signed(functions=functions))
             if factor is None:
                 self.position = place
                 break
-            node = ("mul", node, factor) if word in TIMES else ("div", node, factor)
+            node = ("mul", node, factor) if word in latex_words.TIMES else ("div", node, factor)
         return node
 
     def signed(self, *, functions: bool) -> Node:
@@ -199,14 +111,14 @@ class Reader:
         return self.atom()
 
     def group(self) -> Node:
-        closer = CLOSERS[self.take()]
+        closer = latex_words.CLOSERS[self.take()]
         node = self.sum()
         self.expect(closer)
         return node
 
     def component(self, *, functions: bool) -> Node:
         word, kind, _ = self.peek()
-        if word in CLOSERS:
+        if word in latex_words.CLOSERS:
             return self.group()
         if word == "|":
             self.take()
@@ -218,7 +130,7 @@ class Reader:
             node = self.sum()
             self.expect("\\r" + word[2:])
             return ("call", word[2:], node)
-        if functions and (word in RESERVED or kind in ("letter", "command")):
+        if functions and (word in latex_words.RESERVED or kind in ("letter", "command")):
             node = self.attempt(self.function)
             if node is not None:
                 return node
@@ -230,19 +142,19 @@ class Reader:
             return self.number()
         if kind == "differential":
             return ("sym", re.sub(r"[\s\\]", "", self.take()))
-        if word in FRACTIONS:
+        if word in latex_words.FRACTIONS:
             self.take()
             return ("div", self.fraction_part(), self.fraction_part())
-        if word in BINOMIALS:
+        if word in latex_words.BINOMIALS:
             self.take()
             return ("binom", self.braced(), self.braced())
         if word == "\\mathit":
             self.take()
             return ("sym", self.braced_text())
-        if kind == "letter" or (kind == "command" and word not in RESERVED):
+        if kind == "letter" or (kind == "command" and word not in latex_words.RESERVED):
             name = self.name()
             return ("const", "inf") if name == "infty" else ("sym", name)
-        raise Mistake(f"unexpected {word!r}")
+        raise latex_words.Mistake(f"unexpected {word!r}")
 
     def number(self) -> Node:
         digits = ""
@@ -258,9 +170,9 @@ class Reader:
             digits += "".join(group)
         digits += self.decimals()
         if len(digits) > expression.MAX_DIGITS:
-            raise Stuck("number too long")
+            raise latex_words.Stuck("number too long")
         if digits.isdecimal() and digits[0] == "0" and digits.strip("0"):
-            raise Stuck("leading zero")
+            raise latex_words.Stuck("leading zero")
         return ("num", Fraction(digits))
 
     def decimals(self) -> str:
@@ -274,7 +186,7 @@ class Reader:
             while self.peek()[1] == "digit":
                 digits += self.take()
             if not digits and not self.peek()[0]:
-                raise Stuck("a point at the end")
+                raise latex_words.Stuck("a point at the end")
         if not digits:
             self.position = place
             return ""
@@ -289,7 +201,7 @@ class Reader:
 
     def braced(self) -> Node:
         if not self.next_is("{"):
-            raise Mistake("expected a group")
+            raise latex_words.Mistake("expected a group")
         return self.group()
 
     def braced_text(self) -> str:
@@ -313,7 +225,7 @@ class Reader:
 
     def function(self) -> Node:
         word, kind, _ = self.peek()
-        if word in CALLS or word in LOGARITHMS:
+        if word in latex_words.CALLS or word in latex_words.LOGARITHMS:
             return self.named_function(self.take())
         if word == "\\sqrt":
             self.take()
@@ -324,7 +236,7 @@ class Reader:
             return self.braced()  # a conjugate; of a real number, the number
         if word in ("\\sum", "\\prod", "\\int"):
             return self.summation(self.take())
-        if kind in ("letter", "command") and word not in RESERVED:
+        if kind in ("letter", "command") and word not in latex_words.RESERVED:
             name = self.name()
             self.expect("(")
             arguments = [self.sum()]
@@ -333,7 +245,7 @@ class Reader:
                 arguments.append(self.sum())
             self.expect(")")
             return ("sym", f"{name}({','.join(map(expression.canon, arguments))})")
-        raise Mistake(f"unexpected {word!r}")
+        raise latex_words.Mistake(f"unexpected {word!r}")
 
     def named_function(self, word: str) -> Node:
         scripts = {}
@@ -346,11 +258,11 @@ class Reader:
         if argument is None:
             argument = self.product(functions=False)
         power = scripts.get("^")
-        if word in LOGARITHMS:
+        if word in latex_words.LOGARITHMS:
             default = ("num", Fraction(10)) if word == "\\lg" else ("const", "e")
             node = ("log", argument, scripts.get("_", default))
         else:
-            name = CALLS[word]
+            name = latex_words.CALLS[word]
             if power == ("neg", ("num", Fraction(1))) and not name.startswith("arc"):
                 name, power = "arc" + name, None
             node = ("call", name, argument)
@@ -408,7 +320,7 @@ def relate(sign: str, left, right) -> Relation | bool:
     """A relation; of two numbers, whether it holds."""
     if isinstance(left, (Relation, bool)):
         if sign != "=":
-            raise Mistake("chain of inequalities")
+            raise latex_words.Mistake("chain of inequalities")
         return False  # a truth and a number are not equal
     if expression.symbols(left) or expression.symbols(right) or sign not in ("=", "!="):
         return Relation((sign, left, right))

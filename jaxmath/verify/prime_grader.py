@@ -44,7 +44,10 @@ def judge(gold: str, found: str, how: str) -> verdict.Verdict:
         return verdict.make(Outcome.UNPARSEABLE_GOLD, "reference is empty", gold=gold)
     if not found.strip():
         return verdict.make(Outcome.NO_ANSWER, f"{how}: nothing", gold=gold, pred=found)
-    rule = equal(found, gold)
+    try:
+        rule = equal(found, gold)
+    except RecursionError:
+        return verdict.make(Outcome.WRONG, f"{how}: nested too deep", gold=gold, pred=found)
     if rule:
         return verdict.make(Outcome.RIGHT, f"{how}: {rule}", gold=gold, pred=found)
     return verdict.make(Outcome.WRONG, f"{how}: not equal", gold=gold, pred=found)

@@ -45,7 +45,10 @@ def grade_answer(gold: str, pred: str) -> verdict.Verdict:
 def judge(gold: str, found: str, how: str) -> verdict.Verdict:
     if not gold.strip():
         return verdict.make(Outcome.UNPARSEABLE_GOLD, "reference is empty", gold=gold)
-    rule = equal(stripped(stripped(found)), stripped(gold))
+    try:
+        rule = equal(stripped(stripped(found)), stripped(gold))
+    except RecursionError:
+        return verdict.make(Outcome.WRONG, f"{how}: nested too deep", gold=gold, pred=found)
     if rule:
         return verdict.make(Outcome.RIGHT, f"{how}: {rule}", gold=gold, pred=found)
     return verdict.make(Outcome.WRONG, f"{how}: not equal", gold=gold, pred=found)
@@ -263,12 +266,12 @@ def as_number(text: str) -> float | None:
 
 
 def set_as_matrix(text: str) -> str:
-    """`{1,2}` as a column, for an answer that is one."""
-    sets = re.findall(r"\{.*,.*\}", text.strip())
-    return ", ".join(
-        "\\begin{pmatrix}" + content.strip("{}").replace(",", "\\") + "\\end{pmatrix}"
-        for content in sets
-    )
+    """`{1,2}` as a column, for an answer that is one; "" for anything else."""
+    start, end = text.find("{"), text.rfind("}")
+    if start < 0 or "," not in text[start:end]:
+        return ""
+    cells = text[start : end + 1].strip("{}").replace(",", "\\")
+    return "\\begin{pmatrix}" + cells + "\\end{pmatrix}"
 
 
 def without_brackets(pred: str, gold: str) -> bool:

@@ -1,6 +1,7 @@
 """The pool outlives hangs and crashes, keeps order, and charges no item for time in the queue."""
 
 import os
+import pathlib
 import subprocess
 import sys
 import time
@@ -192,3 +193,21 @@ def test_real_grading_of_bombs_among_honest_answers():
     for (gold, _), result in zip(pairs, verdicts, strict=True):
         assert result.is_right == (gold != "1")
         assert not result.outcome.is_fault
+
+
+def test_hostile_items_among_honest_ones_change_no_honest_verdict(shared):
+    """A small version of the mix in scripts/bench_verify.py, which fails by its exit code."""
+    root = pathlib.Path(__file__).parents[2]
+    command = ["scripts/bench_verify.py", str(shared / "data/grader/cases.jsonl")]
+    command += ["--hostile", "100", "--honest", "1000", "--graders", "strict", "--timeout-s", "0.5"]
+    found = subprocess.run(
+        [sys.executable, *command],
+        cwd=root,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(root), *sys.path])},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert found.returncode == 0, found.stderr
+    assert "| strict | 1000 | 100 | 0 |" in found.stdout
+    assert "2 timeout" in found.stdout and "3 error" in found.stdout
