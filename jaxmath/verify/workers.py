@@ -37,6 +37,9 @@ def work(
     parent to see who sleeps. Should the parent itself be killed, the alarm does its part.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    for deadly in (signal.SIGPROF, signal.SIGALRM):  # whatever the parent made of them
+        signal.signal(deadly, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGPROF, signal.SIGALRM))
     if memory_mb is not None:
         import resource
 

@@ -130,6 +130,17 @@ def test_submit_and_poll_never_wait_and_drain_waits_for_all(workers):
     assert workers.poll() == [] == workers.drain()
 
 
+def test_submitting_long_texts_to_busy_workers_does_not_wait():
+    with open_pool(timeout_s=30.0) as opened:
+        opened.submit("first", "1", "hang")
+        opened.submit("second", "1", "hang")
+        start = time.monotonic()
+        for n in range(20):
+            opened.submit(n, "1", "x" * 10**6)
+            opened.poll()
+        assert time.monotonic() - start < 1.0
+
+
 def test_text_that_is_no_string_is_refused_at_the_door(workers):
     with pytest.raises(TypeError, match="must be str, got str, int"):
         workers.grade([("1", 1)])
