@@ -13,7 +13,7 @@ text met again costs as much as the first time. `pairs/s of work` counts process
 grading alone, which does not depend on what else the machine does.
 
 The hostile mix grades honest rows alone and then with hostile ones strewn in, and fails if that
-changes the verdict of one of them, or loses one. One hostile item in twenty is not a text but an
+changes the verdict of one of them, or loses one. One hostile item in fifty is not a text but an
 order, on which the worker hangs, in Python or in C, dies, or runs out of memory or stack.
 """
 
@@ -182,7 +182,7 @@ REPEATED = (
 
 ORDER = "\x02order: "
 ORDERS = ("hang", "hang in C", "die", "allocate", "recurse")
-ORDER_EVERY = 20
+ORDER_EVERY = 50
 
 
 class Obedient:

@@ -20,7 +20,15 @@ import operator
 import re
 from fractions import Fraction
 
-from jaxmath.verify import expression, latex_prefix, latex_text, plain_formula, tolerant, verdict
+from jaxmath.verify import (
+    expression,
+    hendrycks,
+    latex_prefix,
+    latex_text,
+    plain_formula,
+    tolerant,
+    verdict,
+)
 
 Outcome = verdict.Outcome
 
@@ -116,7 +124,7 @@ def equal(pred: str, gold: str) -> str | None:
         return "same text"
     if max(len(pred), len(gold)) > MAX_CHARS:
         return None
-    if hendrycks(pred) == hendrycks(gold):
+    if hendrycks_form(pred) == hendrycks_form(gold):
         return "Hendrycks' text"
     normal = normalized(pred), normalized(gold)
     if normal[0] == normal[1]:
@@ -135,7 +143,7 @@ def equal(pred: str, gold: str) -> str | None:
 
 
 @functools.lru_cache(maxsize=4096)
-def hendrycks(text: str) -> str:
+def hendrycks_form(text: str) -> str:
     text = text.strip()
     whole = re.search(r"^\\text\{(?P<text>.+?)\}$", text)
     text = whole["text"].strip() if whole else text
@@ -155,15 +163,12 @@ def hendrycks_chain(text: str) -> str:
     text = text.replace("\\%", "").replace(" .", " 0.").replace("{.", "{0.")
     if not text:
         return text
-    text = "0" + text if text[0] == "." else text
-    sides = text.split("=")
-    if len(sides) == 2 and len(sides[0]) <= 2:
-        text = sides[1]
+    text = hendrycks.bare_value(text)
     first, *roots = text.split("\\sqrt")
     roots = [root if root[0] == "{" else "{" + root[0] + "}" + root[1:] for root in roots]
     text = "\\sqrt".join([first, *roots]).replace(" ", "")
-    text = tolerant.braced_fractions(text)
-    return tolerant.slash_fraction("\\frac{1}{2}" if text == "0.5" else text, roots=False)
+    text = hendrycks.braced_fractions(text)
+    return hendrycks.slash_fraction("\\frac{1}{2}" if text == "0.5" else text, roots=False)
 
 
 # ── PRM800K's normal form ──
@@ -297,7 +302,7 @@ def tolerantly_equal(pred: str, gold: str, pi: float) -> bool:
     if not pred:
         return False
     pred, gold = pred.strip(), gold.strip()
-    if without_brackets(pred, gold):
+    if hendrycks.same_but_for_brackets(pred, gold):
         return True
     ends = (pred[:1], pred[-1:]), (gold[:1], gold[-1:])
     bracketed = ends[0] == ends[1] and ends[0][0] in ("(", "[") and ends[0][1] in (")", "]")
@@ -338,15 +343,6 @@ def with_pi(text: str, pi: float) -> str:
 
 def as_number(text: str) -> float | None:
     return tolerant.as_float(text.replace("{,}", "") if "{,}" in text else text.replace(",", ""))
-
-
-def without_brackets(pred: str, gold: str) -> bool:
-    """Whether two answers are one text once braces and brackets are gone."""
-    square = pred.startswith("[") and pred.endswith("]") and not gold.startswith("(")
-    round_ = pred.startswith("(") and pred.endswith(")") and not gold.startswith("[")
-    if square or round_:
-        pred, gold = pred.strip("[]()"), gold.strip("[]()")
-    return re.sub(r"[{}()]", "", pred) == re.sub(r"[{}()]", "", gold)
 
 
 def read_program(text: str) -> expression.Node | bool:

@@ -16,7 +16,7 @@ import contextlib
 import functools
 import re
 
-from jaxmath.verify import expression, latex_prefix, plain_formula, tolerant, verdict
+from jaxmath.verify import expression, hendrycks, latex_prefix, plain_formula, tolerant, verdict
 
 Outcome = verdict.Outcome
 
@@ -170,14 +170,11 @@ def stripped(text: str) -> str:
     text = re.sub(r"(\d+)\.0*$", r"\1", text)
     if not text:
         return text
-    text = "0" + text if text[0] == "." else text
-    sides = text.split("=")
-    if len(sides) == 2 and len(sides[0]) <= 2:
-        text = sides[1]
+    text = hendrycks.bare_value(text)
     text = re.sub(r"\\sqrt(\w+)", r"\\sqrt{\1}", text).replace(" ", "")
     with contextlib.suppress(IndexError):  # a \\frac at the very end
-        text = tolerant.braced_fractions(text)
-    return tolerant.slash_fraction(text, roots=True)
+        text = hendrycks.braced_fractions(text)
+    return hendrycks.slash_fraction(text, roots=True)
 
 
 ONES = """
@@ -226,7 +223,7 @@ def equal(pred: str, gold: str) -> str | None:
     pred, gold = pred.strip(), gold.strip()
     if "pmatrix" in pred and "pmatrix" not in gold:
         gold = set_as_matrix(gold)
-    if without_brackets(pred, gold):
+    if hendrycks.same_but_for_brackets(pred.lower(), gold.lower()):
         return "same text but for brackets"
     if (
         is_list(pred)
@@ -272,16 +269,6 @@ def set_as_matrix(text: str) -> str:
         return ""
     cells = text[start : end + 1].strip("{}").replace(",", "\\")
     return "\\begin{pmatrix}" + cells + "\\end{pmatrix}"
-
-
-def without_brackets(pred: str, gold: str) -> bool:
-    """Whether two answers are one text once braces and brackets are gone."""
-    square = pred.startswith("[") and pred.endswith("]") and not gold.startswith("(")
-    round_ = pred.startswith("(") and pred.endswith(")") and not gold.startswith("[")
-    if square or round_:
-        pred, gold = pred.strip("[]()"), gold.strip("[]()")
-    bare = [re.sub(r"[{}()]", "", text).lower() for text in (pred, gold)]
-    return bare[0] == bare[1]
 
 
 def is_list(text: str) -> bool:

@@ -8,7 +8,6 @@ only its assumptions on signs decide.
 
 import math
 from collections.abc import Callable
-from fractions import Fraction
 
 from jaxmath.verify import evaluate, exact, expression, latex_prefix
 
@@ -90,47 +89,3 @@ def as_float(text: str) -> float | None:
         return float(text)
     except (ValueError, OverflowError):
         return None
-
-
-# ── the string rules of the MATH release (Hendrycks 2021), in the words of both graders ──
-
-
-def braced_fractions(text: str) -> str:
-    """`\\frac12` as `\\frac{1}{2}`, `\\frac1{x}` as `\\frac{1}{x}`; all as it was if one of them is
-    cut off.
-
-    Raises:
-      IndexError: nothing follows a `\\frac`.
-    """
-    first, *others = text.split("\\frac")
-    parts = [first]
-    for other in others:
-        if other[0] == "{":
-            parts.append(other)
-        elif len(other) < 2:
-            return text
-        elif other[1] == "{":
-            parts.append("{" + other[0] + "}" + other[1:])
-        else:
-            parts.append("{" + other[0] + "}{" + other[1] + "}" + other[2:])
-    return "\\frac".join(parts)
-
-
-def slash_fraction(text: str, *, roots: bool) -> str:
-    """`1/2` as `\\frac{1}{2}`; with `roots`, a side that has a square root may be anything."""
-    sides = text.split("/")
-    if len(sides) != 2:
-        return text
-    for side in sides:
-        if roots and "sqrt" in side:
-            continue
-        try:
-            if str(int(side)) != side:
-                return text
-        except ValueError:
-            return text
-    return "\\frac{" + sides[0] + "}{" + sides[1] + "}"
-
-
-def is_exactly(value: float, whole: Fraction | int) -> bool:
-    return abs(value - whole) <= 1e-7

@@ -210,7 +210,7 @@ def test_hostile_items_among_honest_ones_change_no_honest_verdict(shared):
     """A small version of the mix in scripts/bench_verify.py, which fails by its exit code."""
     root = pathlib.Path(__file__).parents[2]
     command = ["scripts/bench_verify.py", str(shared / "data/grader/cases.jsonl")]
-    command += ["--hostile", "100", "--honest", "1000", "--graders", "strict", "--timeout-s", "0.5"]
+    command += ["--hostile", "250", "--honest", "1000", "--graders", "strict", "--timeout-s", "0.5"]
     found = subprocess.run(
         [sys.executable, *command],
         cwd=root,
@@ -220,5 +220,5 @@ def test_hostile_items_among_honest_ones_change_no_honest_verdict(shared):
         timeout=300,
     )
     assert found.returncode == 0, found.stderr
-    assert "| strict | 1000 | 100 | 0 |" in found.stdout
+    assert "| strict | 1000 | 250 | 0 |" in found.stdout
     assert "2 timeout" in found.stdout and "3 error" in found.stdout

@@ -41,7 +41,7 @@ def test_extraction(response, answer):
     ],
 )
 def test_hendrycks_form(text, form):
-    assert prime_grader.hendrycks(text) == form
+    assert prime_grader.hendrycks_form(text) == form
 
 
 @pytest.mark.parametrize(
