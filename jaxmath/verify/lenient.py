@@ -31,6 +31,7 @@ from jaxmath.verify import (
 
 Outcome = verdict.Outcome
 
+BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
 MIN_DECIMALS = 2  # a rounding says something from so many decimals on,
 MIN_DIGITS = 3  # or from so many digits in all
 
@@ -38,7 +39,7 @@ MIN_DIGITS = 3  # or from so many digits in all
 def grade_response(gold: str, response: str) -> verdict.Verdict:
     """Grade the final answer of a whole response, or else its last number."""
     strict = grade.grade_response(gold, response)
-    if strict.outcome is Outcome.NO_ANSWER and not extract.last_two_boxes(response):
+    if strict.outcome is Outcome.NO_ANSWER and not BOX.search(response):
         found = extract.last_number(response)
         if found.answer is not None:
             return named(found.rule, grade_answer(gold, found.answer))
