@@ -1,20 +1,22 @@
 """An evaluation with a process reward model: tiny models, numbers from elsewhere."""
 
 import dataclasses
+import itertools
 import json
 import math
+import re
 
 import jax
 import numpy as np
 import pytest
 
 from jaxmath import config as config_lib
-from jaxmath.checkpoint import source
+from jaxmath.checkpoint import source, store
 from jaxmath.data import tokenizer
 from jaxmath.eval import journal, process_scores, votes
 from jaxmath.eval.process_scores import StepLogprobs
 from jaxmath.eval.samples import Sample
-from jaxmath.runs import evaluate, models, prime, session
+from jaxmath.runs import evaluate, models, session
 from jaxmath.runs import process_scores as scoring
 
 from . import tiny
@@ -60,32 +62,40 @@ def test_the_policy_under_itself_has_the_decoders_log_probabilities(data, model,
 
 
 def test_steps_by_the_plain_forward(data, model, sampled, tmp_path):
-    """Row by row, unpacked and uncut, summed here."""
-    _, found = scored(data, model, sampled, tmp_path, split="line")
+    """Row by row, not packed, and cut by hand at every "So" and "The"."""
+    marks = re.compile(r"(?<!^)(?:So|The|=)")
+    with pytest.MonkeyPatch.context() as patch:
+        cut = lambda text: (m.start() for m in marks.finditer(text))  # noqa: E731
+        patch.setitem(process_scores.SPLITS, "line", cut)
+        _, found = scored(data, model, sampled, tmp_path, split="line")
     tokens = tokenizer.Tokenizer(tokenizer.TokenizerConfig(str(data / "tokenizer")))
     mesh = session.make_mesh(None)
     params, _ = source.load_model(models.checkpoint_path(str(model)), mesh)
-    several = 0
-    for row in journal.read(Sample, sampled / SAMPLES)[:6]:
+    num_steps = 0
+    for row in journal.read(Sample, sampled / SAMPLES)[:3]:
         prompt = tokens.encode_rendered(row.prompt)
-        pieces = row.response.split("\n")
         ids, starts = tokens.encode_with_starts(row.response)
         if row.finish_reason == "stop":
             ids, starts = [*ids, tokens.eos_ids[0]], [*starts, len(row.response)]
-        tokens_BT = np.array([[*prompt, *ids]], np.int32)
-        positions_BT = np.arange(tokens_BT.shape[1], dtype=np.int32)[None]
+        rows_BT = np.zeros((3, 1, SHAPE["row_tokens"]), np.int32)
+        rows_BT[0, 0, : len(prompt) + len(ids)] = [*prompt, *ids]
+        rows_BT[1, 0] = np.arange(SHAPE["row_tokens"])
+        rows_BT[2, 0, : len(prompt) + len(ids)] = 1
         with jax.set_mesh(mesh):
-            logprob_BT = params.token_logprobs(tokens_BT, positions_BT, np.ones_like(tokens_BT))
+            logprob_BT = jax.jit(lambda params, *rows: params.token_logprobs(*rows))(
+                params, *rows_BT
+            )
         logprob_T = np.asarray(logprob_BT)[0, len(prompt) :]
-        assert sum(found[row.key].prm) == pytest.approx(float(logprob_T.sum()), abs=1e-3)
-        several += len(found[row.key].prm) > 1
-        assert len(found[row.key].prm) <= len(pieces)
+        borders = [0, *(m.start() for m in marks.finditer(row.response)), len(row.response) + 1]
+        sums = []
+        for begin, end in itertools.pairwise(borders):
+            inside = [t for t, start in enumerate(starts) if begin <= start < end]
+            if inside:
+                sums.append(float(logprob_T[inside].sum()))
+        assert found[row.key].prm == pytest.approx(sums, abs=1e-3)
         assert found[row.key].ref is None
-        first_line = len(pieces[0]) + 1
-        in_first = [s < first_line or len(found[row.key].prm) == 1 for s in starts]
-        expected = float(logprob_T[np.array(in_first)].sum())
-        assert found[row.key].prm[0] == pytest.approx(expected, abs=1e-3)
-    assert several or all("\n" not in r.response for r in journal.read(Sample, sampled / SAMPLES))
+        num_steps += len(sums)
+    assert num_steps > 6
 
 
 def test_scores_are_in_table_and_summary_and_not_computed_twice(
@@ -160,23 +170,26 @@ def test_one_program_scores_every_batch_under_both_models(data, model, sampled, 
 
 
 def test_the_reward_model_of_a_prime_run_is_taken(data, model, sampled, tmp_path):
+    mesh = session.make_mesh(None)
+    policy, _ = source.load_model(models.checkpoint_path(str(model)), mesh)
+    prm = jax.tree.map(lambda x: 1.1 * x, policy)
+    meta, _ = tiny.saved(model, 150)
     trained = tmp_path / "prime"
-    prime.run(tiny.prime_config(data, model, trained, steps=2, rl={"beta": 1.0}))
+    with store.CheckpointStore(trained / "checkpoints") as checkpoints:
+        checkpoints.save(1, {"policy": {"params": policy}, "prm": {"params": prm}}, meta)
     _, found = scored(
         data,
         model,
         sampled,
         tmp_path / "run",
         init_from=str(trained),
-        ref=str(model),
+        ref=str(trained),  # of which the policy is taken
         split="response",
     )
-    assert any(row.prm[0] != row.ref[0] for row in found.values())
-    mesh = session.make_mesh(None)
-    folder = models.checkpoint_path(str(trained))
-    prm = source.load_model(folder, mesh, subtrees=source.PRM_SUBTREES)[0]
-    policy = source.load_model(folder, mesh)[0]
-    assert models.digest_of(prm) != models.digest_of(policy)
+    rows = journal.read(Sample, sampled / SAMPLES)
+    assert all(found[row.key].prm[0] != found[row.key].ref[0] for row in rows)
+    close = [found[row.key].ref[0] == pytest.approx(row.logprob, abs=2e-3) for row in rows]
+    assert sum(close) >= 24
 
 
 @pytest.mark.parametrize(
