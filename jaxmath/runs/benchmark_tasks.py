@@ -19,7 +19,7 @@ import jax
 from jaxmath import config as config_lib
 from jaxmath.data import examples, prompts, records
 from jaxmath.eval import benchmarks
-from jaxmath.runs import session
+from jaxmath.runs import models, session
 from jaxmath.verify import pool
 
 if TYPE_CHECKING:
@@ -83,6 +83,20 @@ def build(config: EvalRun) -> list[Task]:
     return [_task(config, name, problems[name], drawn) for name in problems]
 
 
+def max_tokens(config: EvalRun, name: str) -> int:
+    """Tokens of a response: what the config says, else the benchmark's published limit, or what the
+    model's positions leave of it after the longest prompt that is allowed."""
+    if config.max_tokens is not None:
+        return config.max_tokens
+    if name not in benchmarks.BENCHMARKS:
+        return config.sampling.max_tokens
+    published = benchmarks.BENCHMARKS[name].max_tokens
+    if not config.engine.is_local:
+        return published
+    shape = config.model or models.model_config(config)
+    return min(published, max(1, shape.max_positions - config.decode.max_prompt_tokens))
+
+
 def _task(
     config: EvalRun,
     name: str,
@@ -93,7 +107,6 @@ def _task(
     base_style = known.base_style if known else BASE_STYLE
     style = config.prompt_style or (known.prompt_style if known else "plain")
     style = base_style if style == BASE else style
-    max_tokens = known.max_tokens if known else config.sampling.max_tokens
     if drawn is not None:
         examples_for = lambda problem: drawn  # noqa: E731
     elif known:
@@ -101,7 +114,12 @@ def _task(
         examples_for = functools.partial(known.examples_for, base=base, num=num)
     else:
         examples_for = prompts.no_examples
-    limit = config.max_tokens or max_tokens
+    limit = max_tokens(config, name)
+    if known and config.max_tokens is None and limit < known.max_tokens:
+        session.say(
+            f"{name}: responses of up to {limit} tokens where {known.max_tokens} were published: "
+            "the model has no more positions after a prompt of decode.max_prompt_tokens"
+        )
     return Task(name, problems, style, limit, examples_for, config.gold)
 
 

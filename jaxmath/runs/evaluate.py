@@ -101,10 +101,9 @@ def plan(config: EvalRun) -> dict[str, Any]:
     """What `--dry-run` prints besides the config."""
     facts = respond.plan(config)
     for name in config.benchmarks:
-        known = benchmarks.BENCHMARKS[name]
-        facts[name] = (
-            f"{known.num_rows} questions ({known.language}) x {config.num_samples} samples"
-        )
+        known, limit = benchmarks.BENCHMARKS[name], benchmark_tasks.max_tokens(config, name)
+        count = f"{known.num_rows} questions ({known.language}) x {config.num_samples} samples"
+        facts[name] = f"{count} of up to {limit} tokens"
     return facts
 
 
