@@ -139,7 +139,7 @@ def read_questions(folder: pathlib.Path, name: str) -> dict[str, records.Problem
 
 
 def bad_golds(
-    name: str, golds: dict[str, str], verifier: pool.VerifierPool
+    name: str, golds: dict[str, str], verifier: pool.VerifierPool, grader: str
 ) -> list[dict[str, Any]]:
     """The reference answers that are not right when a response gives just them, in a box.
 
@@ -147,17 +147,18 @@ def bad_golds(
 
     Args:
       golds: question id → reference answer.
+      grader: by which they are compared.
     """
     responses = [(gold, f"The answer is $\\boxed{{{gold}}}$.") for gold in golds.values()]
     found = [
         {"id": id, "gold": gold, "outcome": str(result.outcome), "rule": result.rule}
-        for (id, gold), result in zip(golds.items(), verifier.grade(responses), strict=True)
+        for (id, gold), result in zip(golds.items(), verifier.grade(responses, grader), strict=True)
         if not result.is_right
     ]
     if found:
         session.say(
             f"{name}: {len(found)} of {len(golds)} reference answers do not equal themselves "
-            f"(grader {verifier.config.grader}): "
+            f"(grader {grader}): "
             + "; ".join(f"{row['id']} {row['gold']!r} ({row['rule']})" for row in found[:MAX_NAMED])
             + ("; …" if len(found) > MAX_NAMED else "")
         )

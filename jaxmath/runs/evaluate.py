@@ -119,18 +119,17 @@ def run(config: EvalRun) -> session.Report:
     if config.prm is not None:
         process_scores.check_room(config, tasks)
     session.record(folder, config, "eval")
+    grader = config.verify.grader
     with pool.VerifierPool(config.verify) as verifier:
-        bad_golds = {
-            task.name: benchmark_tasks.bad_golds(
-                task.name, {p.id: p.answer for p in task.graded()}, verifier
-            )
-            for task in tasks
-        }
+        bad_golds = {}
+        for task in tasks:
+            golds = {problem.id: problem.answer for problem in task.graded()}
+            bad_golds[task.name] = benchmark_tasks.bad_golds(task.name, golds, verifier, grader)
         rows = _sample_all(config, tasks, tokens, verifier, folder)
         prm = {}
         if config.prm is not None:  # the policy's memory is free again
             prm = process_scores.score(config, tasks, rows, tokens, folder)
-        scored = results.score(rows, verifier, prm, bad_golds)
+        scored = results.score(rows, verifier, prm, bad_golds, dict.fromkeys(rows, grader))
     return results.write(folder, scored, bad_golds)
 
 

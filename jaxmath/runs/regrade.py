@@ -49,29 +49,23 @@ def run(folder: str, grader: str | None = None, gold: str | None = None) -> sess
     gold = gold or config.gold
     label = grader or config.verify.grader
     target = source / "regraded" / (label if gold == "answer" else f"{label}-{gold}")
-    by_grader = collections.defaultdict(list)
-    for path in paths:
-        by_grader[_grader_of(path.stem, grader, config)].append(path)
-
-    verifiers = {name: _verify_config(config, name) for name in by_grader}
+    graders = {path.stem: _grader_of(path.stem, grader, config) for path in paths}
+    verify = _verify_config(config, next(iter(graders.values())))
     (target / "samples").mkdir(parents=True, exist_ok=True)
-    regraded, bad_golds, changes = [], {}, []
-    for name, grader_paths in by_grader.items():
-        with pool.VerifierPool(verifiers[name]) as verifier:
-            rows, prm = {}, {}
-            for path in grader_paths:
-                old = journal.read(Sample, path)
-                problems = benchmark_tasks.read_questions(source, path.stem)
-                golds = {id: benchmark_tasks.gold_of(p, gold) for id, p in problems.items()}
-                bad_golds[path.stem] = benchmark_tasks.bad_golds(path.stem, golds, verifier)
-                new = _graded(old, golds, verifier)
-                changes += _changes(old, new)
-                journal.write(target / "samples" / path.name, new)
-                rows[path.stem] = new
-                if config.prm is not None:
-                    prm[path.stem] = process_scores.kept(source, path.stem, config.prm)
-            regraded += results.score(rows, verifier, prm, bad_golds)
-    verify = next(iter(verifiers.values()))
+    with pool.VerifierPool(verify) as verifier:
+        rows, prm, bad_golds, changes = {}, {}, {}, []
+        for path in paths:
+            name, by = path.stem, graders[path.stem]
+            old = journal.read(Sample, path)
+            problems = benchmark_tasks.read_questions(source, name)
+            golds = {id: benchmark_tasks.gold_of(p, gold) for id, p in problems.items()}
+            bad_golds[name] = benchmark_tasks.bad_golds(name, golds, verifier, by)
+            rows[name] = _graded(old, golds, verifier, by)
+            journal.write(target / "samples" / path.name, rows[name])
+            changes += _changes(old, rows[name])
+            if config.prm is not None:
+                prm[name] = process_scores.kept(source, name, config.prm)
+        regraded = results.score(rows, verifier, prm, bad_golds, graders)
     changed = dataclasses.replace(config, output=str(target), gold=gold, verify=verify)
     session.record(target, changed, "eval")
     text = json.dumps(changes, indent=2, ensure_ascii=False)
@@ -96,10 +90,12 @@ def _verify_config(config: evaluate.EvalRun, grader: str) -> pool.VerifyConfig:
         raise config_lib.ConfigError(str(error)) from None
 
 
-def _graded(rows: list[Sample], golds: dict[str, str], verifier: pool.VerifierPool) -> list[Sample]:
+def _graded(
+    rows: list[Sample], golds: dict[str, str], verifier: pool.VerifierPool, grader: str
+) -> list[Sample]:
     """The rows with new verdicts; what was never sampled stays as it is."""
     asked = [row for row in rows if row.finish_reason != "skipped"]
-    verdicts = verifier.grade((golds[row.id], row.response) for row in asked)
+    verdicts = verifier.grade(((golds[row.id], row.response) for row in asked), grader)
     new = {
         row.key: dataclasses.replace(
             row,

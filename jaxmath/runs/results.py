@@ -21,13 +21,12 @@ from jaxmath.runs import session
 from jaxmath.verify import pool
 
 
-def same_answers(verifier: pool.VerifierPool) -> votes.Same:
+def same_answers(verifier: pool.VerifierPool, grader: str) -> votes.Same:
     """Votes are over equivalent answers: the verifier decides, in its workers."""
 
     def same(pairs: list[tuple[str, str]]) -> list[bool]:
-        return [a == b or v.is_right for (a, b), v in zip(pairs, grade(pairs), strict=True)]
+        return [verdict.is_right for verdict in verifier.grade_answers(pairs, grader)]
 
-    grade = verifier.grade_answers
     return same
 
 
@@ -36,15 +35,16 @@ def score(
     verifier: pool.VerifierPool,
     process_scores: Mapping[str, Mapping[votes.Key, float | None]],
     bad_golds: Mapping[str, Sequence[Mapping[str, Any]]],
+    graders: Mapping[str, str],
 ) -> list[scores.Score]:
-    """One score per benchmark; votes are counted by the grader of `verifier`."""
+    """One score per benchmark; its votes are counted by the grader of its verdicts."""
     return [
         scores.score(
             name,
             samples,
-            same_answers(verifier),
+            same_answers(verifier, graders[name]),
             process_scores.get(name),
-            grader=verifier.config.grader,
+            grader=graders[name],
             bad_golds=[row["id"] for row in bad_golds[name]],
         )
         for name, samples in rows.items()
