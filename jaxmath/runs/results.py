@@ -81,6 +81,8 @@ def write(
 def compare(run_a: str, run_b: str, num_flips: int = 10, out: str | None = None) -> str:
     """The paired difference of two finished runs on the benchmarks they share, as a table.
 
+    Where two graders gave the verdicts, a line says so: such a difference is not the models' alone.
+
     Args:
       num_flips: questions named per benchmark.
       out: JSON file for all numbers and every flipped question, with both runs' verdicts.
@@ -103,7 +105,14 @@ def compare(run_a: str, run_b: str, num_flips: int = 10, out: str | None = None)
         facts["benchmarks"] = {name: dataclasses.asdict(row) for name, row in rows.items()}
         text = json.dumps(facts, indent=2, ensure_ascii=False)
         session.write_atomic(pathlib.Path(out), text + "\n")
-    return tables.comparisons(rows, num_flips)
+    table = tables.comparisons(rows, num_flips)
+    graders = [_graders(pathlib.Path(run)) for run in (run_a, run_b)]
+    for name in shared:
+        by_a, by_b = (found.get(name) for found in graders)
+        if by_a != by_b:
+            names = [by or "an unnamed grader" for by in (by_a, by_b)]
+            table += f"\n{name}: a was graded by {names[0]}, b by {names[1]}"
+    return table
 
 
 def report(runs: Sequence[str], out: str | None = None) -> str:
@@ -125,6 +134,13 @@ def report(runs: Sequence[str], out: str | None = None) -> str:
         text = tables.markdown(cells) if is_markdown else table
         session.write_atomic(pathlib.Path(out), text + "\n")
     return table
+
+
+def _graders(folder: pathlib.Path) -> dict[str, str]:
+    """Benchmark → grader of its verdicts, as far as the run has come to its scores."""
+    path = folder / "summary.json"
+    rows = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    return {row["name"]: row["grader"] for row in rows}
 
 
 def _measured(folder: pathlib.Path) -> dict[str, tuple[str, intervals.Estimate]]:

@@ -9,7 +9,7 @@ import pytest
 from jaxmath import __main__ as cli
 from jaxmath.eval import journal
 from jaxmath.eval.samples import Sample
-from jaxmath.runs import evaluate, regrade
+from jaxmath.runs import evaluate, regrade, results
 from jaxmath.verify import graders
 
 from . import tiny
@@ -74,6 +74,8 @@ def test_another_grader_is_named_in_folder_and_table(run, monkeypatch):
     assert "grader: contrary" in (target / "config.yaml").read_text()
     old = {r.key: r.outcome for r in journal.read(Sample, run / SAMPLES)}
     new = {r.key: r.outcome for r in journal.read(Sample, target / SAMPLES)}
+    compared = results.compare(str(run), str(target)).splitlines()
+    assert compared[-1] == "seen: a was graded by strict, b by contrary"
     flipped = [key for key in list(old)[1:] if old[key] == "right"]
     assert flipped and all(new[key] == "wrong" for key in flipped)
     assert report.summary["seen"]["accuracy"] < 1
