@@ -37,10 +37,6 @@ from jaxmath.runs.progress import Progress
 if TYPE_CHECKING:
     from jaxmath.runs.evaluate import EvalRun
 
-JOIN_SLACK = (
-    16  # tokens that a text may have more than were sampled: decoders need not spell as we do
-)
-
 
 @dataclasses.dataclass(frozen=True)
 class PrmConfig:
@@ -80,7 +76,7 @@ class Reading(NamedTuple):
 def check_room(config: EvalRun, tasks: Sequence[Task]) -> None:
     """Raises ConfigError, before anything is sampled, if a response might not fit a row."""
     for task in tasks:
-        longest = config.decode.max_prompt_tokens + task.max_tokens + JOIN_SLACK
+        longest = config.decode.max_prompt_tokens + task.max_tokens
         if longest > config.prm.row_tokens:
             raise config_lib.ConfigError(
                 f"prm.row_tokens is {config.prm.row_tokens}, but a prompt of {task.name} with its "

@@ -5,7 +5,7 @@ import pytest
 from jaxmath import config as config_lib
 from jaxmath.data import examples
 from jaxmath.data.records import Problem
-from jaxmath.runs import benchmark_tasks, evaluate
+from jaxmath.runs import benchmark_tasks, evaluate, process_scores
 
 from . import tiny
 
@@ -61,6 +61,15 @@ def test_published_limits_bend_to_the_models_positions(shared, capsys):
     assert benchmark_tasks.build(long)[0].max_tokens == 8192
     stated = config(shared, max_tokens=99)
     assert benchmark_tasks.build(stated)[0].max_tokens == 99
+
+
+def test_a_prompt_and_its_response_fit_a_row_of_the_reward_model(shared):
+    sampled = {"num_samples": 2, "sampling": {"temperature": 1.0}, "prm": {"init_from": "x"}}
+    asked = config(shared, benchmarks=["math500"], limit=1, **sampled)
+    process_scores.check_room(asked, benchmark_tasks.build(asked))
+    longer = config(shared, limit=1, max_tokens=3073, **sampled)
+    with pytest.raises(config_lib.ConfigError, match="prompt of amc .* may have 4097 tokens"):
+        process_scores.check_room(longer, benchmark_tasks.build(longer))
 
 
 def test_a_server_knows_its_own_limits(shared):

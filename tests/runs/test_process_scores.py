@@ -195,7 +195,7 @@ def test_the_reward_model_of_a_prime_run_is_taken(data, model, sampled, tmp_path
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"row_tokens": 90}, "prm.row_tokens is 90, but a prompt of seen .* may have 104 tokens"),
+        ({"row_tokens": 80}, "prm.row_tokens is 80, but a prompt of seen .* may have 88 tokens"),
         ({"batch_rows": 0}, "batch_rows is 0; expected at least 1"),
         ({"split": "sentence"}, "prm.split: got 'sentence', expected one of step, line"),
         ({"rule": {"beta": -1.0}}, "beta is -1.0; expected a positive number"),
