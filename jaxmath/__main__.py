@@ -76,12 +76,7 @@ def _parser() -> argparse.ArgumentParser:
             help="print the resolved config, mesh, parameter count and token budget, and stop",
         )
         if verb == "eval":
-            sub.add_argument(
-                "--compare",
-                nargs=2,
-                metavar=("RUN_A", "RUN_B"),
-                help="paired difference between two finished evaluations, with an interval",
-            )
+            _add_eval(sub)
         if verb == "generate":
             sub.add_argument("--prompt", help="answer this one question and print the response")
         sub.set_defaults(call=_run_configured, module=module, cls=cls)
@@ -105,9 +100,18 @@ def _parser() -> argparse.ArgumentParser:
 
     verify = verbs.add_parser("verify", help="grade rows of gold and response, or gold and pred")
     verify.add_argument("input", metavar="IN.jsonl")
-    verify.add_argument("--out", required=True, metavar="OUT.jsonl")
-    verify.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    verify.add_argument("--timeout-s", type=float, default=10.0, help="per row, from its start")
+    verify.add_argument("--out", metavar="OUT.jsonl", help="the rows with their verdicts")
+    verify.add_argument("--grader", metavar="NAME", default="strict", help="default: strict")
+    verify.add_argument(
+        "--audit",
+        nargs="?",
+        metavar="NAME,NAME",
+        const="",
+        help="grade by several graders, default all, and print where they disagree",
+    )
+    verify.add_argument("--show", type=int, default=20, help="disputed rows that an audit prints")
+    verify.add_argument("--workers", type=int, help="default: one a core")
+    verify.add_argument("--timeout-s", type=float, default=5.0, help="of work, per row")
     verify.set_defaults(call=_verify)
 
     replay = verbs.add_parser("replay", help="recompute a recorded PRIME update and compare")
@@ -117,13 +121,71 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_eval(sub: argparse.ArgumentParser) -> None:
+    """What `eval` makes of finished evaluations, in place of a config."""
+    finished = sub.add_mutually_exclusive_group()
+    finished.add_argument(
+        "--compare",
+        nargs=2,
+        metavar=("RUN_A", "RUN_B"),
+        help="paired difference between two runs, with an interval, and the questions that flipped",
+    )
+    finished.add_argument(
+        "--report",
+        nargs="+",
+        metavar="RUN",
+        help="runs beside the scores that INTELLECT-MATH published",
+    )
+    finished.add_argument(
+        "--regrade", metavar="RUN", help="grade kept samples again, beside the old verdicts"
+    )
+    sub.add_argument(
+        "--out", metavar="FILE", help="of --compare: JSON; of --report: Markdown (.md) or text"
+    )
+    sub.add_argument(
+        "--flips", type=int, metavar="N", help="of --compare: questions named (default 10)"
+    )
+    sub.add_argument("--grader", help="of --regrade: a grader's name, or published")
+    sub.add_argument(
+        "--gold", choices=("answer", "eval_answer"), help="of --regrade: which reference answer"
+    )
+
+
+def _eval_finished(arguments: argparse.Namespace) -> bool:
+    """Deals with `--compare`, `--report` and `--regrade`; False where none was asked for."""
+    belongs = {"out": ("compare", "report"), "flips": ("compare",)}
+    belongs |= {"grader": ("regrade",), "gold": ("regrade",)}
+    for option, owners in belongs.items():
+        stray = getattr(arguments, option) is not None
+        if stray and not any(getattr(arguments, owner) for owner in owners):
+            wanted = " or ".join(f"--{owner}" for owner in owners)
+            raise config_lib.ConfigError(f"--{option} belongs to {wanted}; drop it")
+    if arguments.compare:
+        from jaxmath.runs import results
+
+        num_flips = 10 if arguments.flips is None else arguments.flips
+        print(results.compare(*arguments.compare, num_flips=num_flips, out=arguments.out))
+    elif arguments.report:
+        from jaxmath.runs import results
+
+        print(results.report(arguments.report, out=arguments.out))
+    elif arguments.regrade:
+        from jaxmath.runs import regrade
+
+        report = regrade.run(arguments.regrade, arguments.grader, arguments.gold)
+        for path in report.artefacts:
+            print(f"→ {path}")
+    else:
+        return False
+    return True
+
+
 def _run_configured(arguments: argparse.Namespace) -> int:
-    module = importlib.import_module(f"jaxmath.runs.{arguments.module}")
-    if getattr(arguments, "compare", None):
-        print(module.compare(*arguments.compare))
+    if arguments.verb == "eval" and _eval_finished(arguments):
         return 0
+    module = importlib.import_module(f"jaxmath.runs.{arguments.module}")
     if arguments.config is None:
-        raise config_lib.ConfigError("eval needs CONFIG.yaml, or --compare RUN_A RUN_B")
+        raise config_lib.ConfigError("eval needs CONFIG.yaml, or --compare, --report or --regrade")
     path, overrides = arguments.config, list(arguments.overrides)
     if not pathlib.Path(path).exists() and "=" in path:
         raise config_lib.ConfigError(f"expected CONFIG.yaml before the override {path!r}")
@@ -164,14 +226,16 @@ def _convert(arguments: argparse.Namespace) -> int:
 
 def _verify(arguments: argparse.Namespace) -> int:
     from jaxmath.runs import verify
+    from jaxmath.verify import graders, pool
 
-    counts = verify.run(
-        arguments.input,
-        arguments.out,
-        num_workers=arguments.workers,
-        timeout_s=arguments.timeout_s,
+    config = pool.VerifyConfig(
+        grader=arguments.grader, num_workers=arguments.workers, timeout_s=arguments.timeout_s
     )
-    for outcome, count in counts.items():
+    if arguments.audit is not None:
+        names = [name for name in arguments.audit.split(",") if name] or list(graders.GRADERS)
+        print(verify.audit(arguments.input, names, arguments.out, config, arguments.show).text())
+        return 0
+    for outcome, count in verify.run(arguments.input, arguments.out, config).items():
         print(f"{outcome}: {count}")
     return 0
 

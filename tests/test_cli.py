@@ -46,7 +46,7 @@ def test_help_is_everywhere(argv, capsys):
         assert "--dry-run" in printed and "CONFIG.yaml" in printed
 
 
-@pytest.mark.parametrize("argv", [["train"], [], ["sft"], ["verify", "x.jsonl"], ["convert"]])
+@pytest.mark.parametrize("argv", [["train"], [], ["sft"], ["verify"], ["convert"]])
 def test_a_command_that_is_none_is_a_usage_error(argv, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main(argv)
@@ -174,6 +174,17 @@ def test_verify_grades_rows_in_order_and_keeps_what_it_cannot_read(tmp_path, cap
     assert graded[3]["raw"] == "{torn" and graded[4]["raw"] == "[1, 2]"
     printed = capsys.readouterr().out
     assert "rows: 8\nright: 2\nwrong: 1\n" in printed and "error: 4" in printed
+
+
+def test_verify_takes_a_grader_and_audits(tmp_path, capsys):
+    source = tmp_path / "in.jsonl"
+    source.write_text('{"gold": "0.5", "pred": "50"}\n')
+    assert cli.main(["verify", str(source), "--grader", "qwen", "--workers", "1"]) == 0
+    assert "right: 1" in capsys.readouterr().out
+    assert cli.main(["verify", str(source), "--audit", "strict,qwen", "--workers", "1"]) == 0
+    assert "1 of 1 rows are disputed" in capsys.readouterr().out
+    code, line = refused(capsys, "verify", str(source), "--grader", "nope")
+    assert code == 65 and "strict, lenient, prime, qwen; got 'nope'" in line
 
 
 def test_replay_returns_the_code_of_the_comparison(shared, capsys):

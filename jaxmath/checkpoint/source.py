@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,6 +20,7 @@ from jaxmath.model import qwen2
 from jaxmath.model.config import ModelConfig
 
 SUBTREES = ("params", "policy/params")  # where SFT runs and imports, and PRIME runs, keep the model
+PRM_SUBTREES = ("prm/params", *SUBTREES)  # a PRIME run's reward model, or the one model there is
 HUB_FILES = ("*.safetensors", "*.json", "*.jinja", "merges.txt")  # nothing that is code or a pickle
 
 
@@ -83,12 +84,14 @@ def load_model(
     dtype: Any = "float32",
     config: ModelConfig | None = None,
     step: int | None = None,
+    subtrees: Sequence[str] = SUBTREES,
 ) -> tuple[qwen2.Qwen2, ModelConfig]:
     """The parameters on `mesh` in `dtype` (None: as stored), and the config they run with.
 
     Args:
       config: how to compute (attention, remat, compute dtype, …); must describe the same weights.
       step: of a checkpoint; None is the newest intact one.
+      subtrees: where in a checkpoint to look for the model, the first that is there.
 
     Raises:
       CheckpointError: nothing usable there, or another model than `config` describes.
@@ -100,7 +103,7 @@ def load_model(
         dtype = huggingface.file_dtype(source.folder) if dtype is None else dtype
         return huggingface.load_params(source.folder, config, mesh, dtype), config
     with store.CheckpointStore(source.folder, read_only=True) as reader:
-        model, meta = restore_model(reader, mesh, config, step)
+        model, meta = restore_model(reader, mesh, config, step, subtrees)
     config = _agree(source.folder, _config_of(meta, source.folder), config)
     return (model if dtype is None else cast(model, dtype)), config
 
@@ -110,12 +113,13 @@ def restore_model(
     mesh: Mesh,
     config: ModelConfig | None = None,
     step: int | None = None,
+    subtrees: Sequence[str] = SUBTREES,
 ) -> tuple[qwen2.Qwen2, dict[str, Any]]:
     """The model of one step, in the dtype it is stored in, and that step's metadata.
 
     Optimizer states and other models beside it are not read.
     """
-    subtree, dtype, meta = _describe(reader, step)
+    subtree, dtype, meta = _describe(reader, step, subtrees)
     config = _agree(reader.folder, _config_of(meta, reader.folder), config)
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), qwen2.abstract(config))
     wanted = trees.with_shardings(abstract, sharding.tree_shardings(mesh, abstract))
@@ -147,13 +151,15 @@ class StoredParams(Mapping[str, jax.Array]):
         return len(self._wanted)
 
 
-def _describe(reader: store.CheckpointStore, step: int | None) -> tuple[str, str, dict[str, Any]]:
+def _describe(
+    reader: store.CheckpointStore, step: int | None, subtrees: Sequence[str] = SUBTREES
+) -> tuple[str, str, dict[str, Any]]:
     """Where in a step the model is, the dtype of its parameters, and the step's metadata."""
     meta, stored = reader.describe(step)
-    for subtree in SUBTREES:
+    for subtree in subtrees:
         if (entry := stored.get(f"{subtree}/embed_VD")) is not None:
             return subtree, entry["dtype"], meta
-    raise CheckpointError(f"{reader.folder}: holds no model under {' or '.join(SUBTREES)}")
+    raise CheckpointError(f"{reader.folder}: holds no model under {' or '.join(subtrees)}")
 
 
 def cast(model: qwen2.Qwen2, dtype: Any) -> qwen2.Qwen2:

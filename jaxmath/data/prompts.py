@@ -1,14 +1,18 @@
-"""How a question is put to a model: prompt styles by name.
+"""How a question is put to a model: prompt styles by name, with worked examples before it or none.
 
-The texts are data: they are the published prompts of INTELLECT-MATH, PRIME (arXiv:2502.01456) and
-Qwen2.5-Math (arXiv:2409.12122), character for character. The SFT, RL and evaluation prompts of
-INTELLECT-MATH all differ, as published.
+The texts of chat styles are data: they are the published prompts of INTELLECT-MATH, PRIME
+(arXiv:2502.01456) and Qwen2.5-Math (arXiv:2409.12122), character for character. The SFT, RL and
+evaluation prompts of INTELLECT-MATH all differ, as published. Examples stand in the one user turn,
+`question\nsolution`, a blank line between them, as Qwen2.5-Math's evaluation lays them out.
+
+A base model has no chat template: text styles ask it to continue a document of questions with
+their solutions, and end a response where it begins the next question.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from jaxmath.data.tokenizer import Message, Tokenizer
@@ -64,6 +68,32 @@ def without_suffix(question: str) -> str:
     return stripped
 
 
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """A question with a worked solution, shown before the question that is asked."""
+
+    question: str
+    solution: str
+
+
+@dataclasses.dataclass(frozen=True)
+class TextStyle:
+    """A document for a base model: `question` and `solution` are written before the texts."""
+
+    question: str
+    solution: str
+    stop: str  # what the model writes next once the solution is complete
+
+    def text(self, question: str, examples: Sequence[Example] = ()) -> str:
+        """The document up to where the model's solution begins."""
+        shown = [f"{self._asked(e.question)}{e.solution}\n\n" for e in examples]
+        # A token that ends in a space is not how " 12" is spelled: the space is the model's.
+        return "".join(shown) + self._asked(question).rstrip(" ")
+
+    def _asked(self, question: str) -> str:
+        return f"{self.question}{question}{self.solution}"
+
+
 def _chat(system: str | None, user: str) -> list[Message]:
     head = [] if system is None else [{"role": "system", "content": system}]
     return [*head, {"role": "user", "content": user}]
@@ -79,21 +109,58 @@ PROMPT_STYLES: dict[str, Callable[[str], list[Message]]] = {
     "prime-eval": lambda question: _chat(PRIME_EVAL_SYSTEM, with_suffix(question)),
 }
 
+TEXT_STYLES: dict[str, TextStyle] = {
+    "question-answer": TextStyle("Question: ", "\nAnswer: ", stop="\nQuestion:"),
+    "problem-solution": TextStyle("Problem:\n", "\n\nSolution:\n", stop="\nProblem:"),
+}
 
-def prompt_messages(style: str, question: str) -> list[Message]:
-    """The messages, system first if there is one, that put `question` in this style.
+
+def check_style(style: str) -> None:
+    """Raises ValueError unless there is a chat or text style of this name."""
+    if style not in PROMPT_STYLES and style not in TEXT_STYLES:
+        known = [*PROMPT_STYLES, *TEXT_STYLES]
+        raise ValueError(f"prompt style is {style!r}, expected one of {known}")
+
+
+def stops(style: str) -> tuple[str, ...]:
+    """Strings that end a response in this style."""
+    return (TEXT_STYLES[style].stop,) if style in TEXT_STYLES else ()
+
+
+def prompt_messages(style: str, question: str, examples: Sequence[Example] = ()) -> list[Message]:
+    """The messages, system first if there is one, that put `question` in this chat style.
 
     Raises:
-      ValueError: no such style.
+      ValueError: no such style, or a text style, which has no messages.
     """
-    if style not in PROMPT_STYLES:
-        raise ValueError(f"prompt style is {style!r}, expected one of {list(PROMPT_STYLES)}")
-    return PROMPT_STYLES[style](question)
+    check_style(style)
+    if style in TEXT_STYLES:
+        raise ValueError(
+            f"prompt style {style!r} is a plain text for base models; a chat needs one of "
+            f"{list(PROMPT_STYLES)}"
+        )
+    shown = [f"{example.question}\n{example.solution}" for example in examples]
+    return PROMPT_STYLES[style]("\n\n".join([*shown, question]))
 
 
-def prompt_tokens(tokenizer: Tokenizer, style: str, question: str) -> list[int]:
+def prompt_text(
+    tokenizer: Tokenizer, style: str, question: str, examples: Sequence[Example] = ()
+) -> str:
+    """The prompt as people read it, chat template and generation prompt included."""
+    if style in TEXT_STYLES:
+        return TEXT_STYLES[style].text(question, examples)
+    messages = prompt_messages(style, question, examples)
+    return tokenizer.render(messages, add_generation_prompt=True)
+
+
+def prompt_tokens(
+    tokenizer: Tokenizer, style: str, question: str, examples: Sequence[Example] = ()
+) -> list[int]:
     """Ids of the prompt, generation prompt included: what the model continues."""
-    return tokenizer.encode_chat(prompt_messages(style, question), add_generation_prompt=True)
+    if style in TEXT_STYLES:
+        return tokenizer.encode(TEXT_STYLES[style].text(question, examples))
+    messages = prompt_messages(style, question, examples)
+    return tokenizer.encode_chat(messages, add_generation_prompt=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,17 +179,29 @@ class Dropped:
     reason: str
 
 
+def no_examples(problem: Problem) -> Sequence[Example]:
+    """Asks at once."""
+    return ()
+
+
 def filter_prompts(
-    tokenizer: Tokenizer, style: str, problems: Iterable[Problem], max_prompt_tokens: int
+    tokenizer: Tokenizer,
+    style: str,
+    problems: Iterable[Problem],
+    max_prompt_tokens: int,
+    examples_for: Callable[[Problem], Sequence[Example]] = no_examples,
 ) -> tuple[list[Prompt], list[Dropped]]:
     """Prompts of at most `max_prompt_tokens` ids, generation prompt included, and the others.
 
     Order is kept. Nothing is cut: a prompt either fits or is dropped with its reason, as PRIME
     does (limit 1024).
+
+    Args:
+      examples_for: what is shown before a problem.
     """
     kept, dropped = [], []
     for problem in problems:
-        tokens = prompt_tokens(tokenizer, style, problem.problem)
+        tokens = prompt_tokens(tokenizer, style, problem.problem, examples_for(problem))
         if len(tokens) <= max_prompt_tokens:
             kept.append(Prompt(problem, tuple(tokens)))
         else:

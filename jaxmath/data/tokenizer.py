@@ -122,6 +122,11 @@ class Tokenizer:
         """Ids of `text` taken as text: a spelled-out control token stays text."""
         return self._encode_text(text).ids
 
+    def encode_with_starts(self, text: str) -> tuple[list[int], list[int]]:
+        """As `encode`, and for each id the index in `text` of its first character."""
+        encoding = self._encode_text(text)
+        return encoding.ids, [start for start, _ in encoding.offsets]
+
     def encode_rendered(self, text: str) -> list[int]:
         """Ids of a finished prompt: a spelled-out control token is that token."""
         return self._hf.backend_tokenizer.encode(text, add_special_tokens=False).ids

@@ -1,30 +1,35 @@
 """`eval`: sample, grade and score benchmarks; every sample is kept.
 
 output/
-  samples/<benchmark>.jsonl   one row per response
-  summary.json, table.txt     the scores
+  config.yaml, environment.json   the resolved config, with the grader's name, and package versions
+  questions/<benchmark>.jsonl     the problems with their reference answers
+  samples/<benchmark>.jsonl       one row per response: prompt, text, verdict, the rule that decided
+  samples/prm/<benchmark>.jsonl   what a process reward model says of them, if one is given
+  summary.json, table.txt         the scores
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import json
 import pathlib
+import time
+from collections.abc import Callable
 from typing import Any
 
-import jax
-
-from jaxmath import config as config_lib
 from jaxmath import sharding
-from jaxmath.data import prompts, records, tokenizer
+from jaxmath.data import examples, prompts, records, tokenizer
 from jaxmath.decode import decoder, remote, sampling
-from jaxmath.eval import benchmarks, samples, scores
+from jaxmath.eval import benchmarks, journal
+from jaxmath.eval.samples import Sample
 from jaxmath.model.config import ModelConfig
-from jaxmath.runs import models, respond, session
+from jaxmath.runs import benchmark_tasks, models, process_scores, respond, results, session
+from jaxmath.runs.benchmark_tasks import Task
 from jaxmath.runs.progress import Progress
 from jaxmath.verify import pool
 
-WRITE_EVERY = 512  # responses between two writes to disk
+WRITE_EVERY = 512  # responses, or seconds, between two writes to disk
+WRITE_EVERY_S = 30.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +39,14 @@ class EvalRun:
     benchmarks: names in `eval.benchmarks.BENCHMARKS`, read from `benchmark_folder` (JSONL files),
       or where that is null from the hub. problems: further sets of questions by a name of your own.
     limit: at most so many questions of each. prompt_style, max_tokens: null for what each benchmark
-      was published with ("plain" and `sampling.max_tokens` for `problems`).
+      was published with ("plain" and `sampling.max_tokens` for `problems`). prompt_style "base"
+      asks a base model by each benchmark's own text style.
+    few_shot: worked examples before each question: how many of our own, or a file to draw them from
+      (source, num); null for the benchmark's number: five before lettered choices, else none, and
+      four to eight for a base model.
     num_samples: k of avg@k; 1 with `sampling.temperature` 0 is the greedy score.
+    gold: which reference answer counts, see `benchmark_tasks.gold_of`; `verify.grader` says how.
+    prm: a process reward model for prm@k and the weighted vote, also of samples that are there.
     init_from, model: as in `sft`. engine: or a server that has the model; of `model`, `decode` and
       `mesh` only `decode.max_prompt_tokens` then has a say.
     """
@@ -51,22 +62,24 @@ class EvalRun:
     model: ModelConfig | None = None
     limit: int | None = None
     prompt_style: str | None = None
+    few_shot: int | examples.FewShotConfig | None = None
     max_tokens: int | None = None
     num_samples: int = 1
     seed: int = 0
     sampling: sampling.SamplingConfig = sampling.SamplingConfig(temperature=0.0)
+    gold: benchmark_tasks.Gold = "answer"
     verify: pool.VerifyConfig = pool.VerifyConfig()
+    prm: process_scores.PrmConfig | None = None
     mesh: sharding.MeshConfig = sharding.MeshConfig()
 
     def __post_init__(self):
         if self.engine.is_local:
             models.check_source(self)
+        known = ", ".join(benchmarks.BENCHMARKS)
         if not self.benchmarks and not self.problems:
-            known = ", ".join(benchmarks.BENCHMARKS)
             raise ValueError(f"benchmarks and problems are empty; name some of {known}")
         for name in self.benchmarks:
             if name not in benchmarks.BENCHMARKS:
-                known = ", ".join(benchmarks.BENCHMARKS)
                 raise ValueError(f"benchmarks: {name!r} is not known; choose from {known}")
         if clash := set(self.benchmarks) & set(self.problems):
             raise ValueError(f"problems: {sorted(clash)} are names of benchmarks; rename them")
@@ -77,26 +90,20 @@ class EvalRun:
                 f"num_samples is {self.num_samples} but sampling.temperature is 0, which gives the "
                 "same response every time; raise the temperature or set num_samples to 1"
             )
-        if self.prompt_style is not None:
-            prompts.prompt_messages(self.prompt_style, "")
-
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """A benchmark as this run asks it."""
-
-    name: str
-    problems: list[records.Problem]
-    prompt_style: str
-    max_tokens: int
+        if self.prm is not None and self.num_samples == 1:
+            raise ValueError(
+                "prm is given but num_samples is 1, which leaves nothing to choose from; raise it"
+            )
+        benchmark_tasks.check(self)
 
 
 def plan(config: EvalRun) -> dict[str, Any]:
     """What `--dry-run` prints besides the config."""
     facts = respond.plan(config)
     for name in config.benchmarks:
-        known = benchmarks.BENCHMARKS[name]
-        facts[name] = f"{known.num_rows} questions x {config.num_samples} samples"
+        known, limit = benchmarks.BENCHMARKS[name], benchmark_tasks.max_tokens(config, name)
+        count = f"{known.num_rows} questions ({known.language}) x {config.num_samples} samples"
+        facts[name] = f"{count} of up to {limit} tokens"
     return facts
 
 
@@ -105,77 +112,78 @@ def run(config: EvalRun) -> session.Report:
     folder = session.open_folder(config, "eval")
     (folder / "samples").mkdir(exist_ok=True)
     tokens = tokenizer.Tokenizer(config.tokenizer)
-    tasks, results = _tasks(config), []
+    tasks = benchmark_tasks.build(config)
     for task in tasks:
-        _check_same_job(config, task, folder)
+        benchmark_tasks.check_same_job(config, task, folder)
+        benchmark_tasks.keep_questions(task, folder)
+    if config.prm is not None:
+        process_scores.check_room(config, tasks)
     session.record(folder, config, "eval")
-    with (
-        pool.VerifierPool(config.verify) as verifier,
-        respond.responders(config, tokens, verifier, logprobs=True) as responder_for,
-    ):
+    grader = config.verify.grader
+    with pool.VerifierPool(config.verify) as verifier:
+        bad_golds = {}
         for task in tasks:
-            rows = _sample(config, task, tokens, responder_for, folder)
-            results.append(scores.score(task.name, rows, _equivalent(verifier)))
-    table = scores.table(results)
-    if jax.process_index() == 0:
-        print(table)
-        session.write_atomic(folder / "table.txt", table + "\n")
-        rows = [dataclasses.asdict(result) for result in results]
-        session.write_atomic(folder / "summary.json", json.dumps(rows, indent=2) + "\n")
-    summary = {
-        result.name: {
-            "accuracy": result.accuracy,
-            "low": result.low,
-            "high": result.high,
-            "rows": result.num_questions * result.num_samples,
-        }
-        for result in results
-    }
-    return session.Report(summary, (str(folder / "samples"), str(folder / "summary.json")))
+            golds = {problem.id: problem.answer for problem in task.graded()}
+            bad_golds[task.name] = benchmark_tasks.bad_golds(task.name, golds, verifier, grader)
+        rows = _sample_all(config, tasks, tokens, verifier, folder)
+        prm = {}
+        if config.prm is not None:  # the policy's memory is free again
+            prm = process_scores.score(config, tasks, rows, tokens, folder)
+        scored = results.score(rows, verifier, prm, bad_golds, dict.fromkeys(rows, grader))
+    return results.write(folder, scored, bad_golds)
 
 
-def compare(run_a: str, run_b: str) -> str:
-    """The paired difference of two finished runs on the benchmarks they share, as a table."""
-    found = []
-    for run in (run_a, run_b):
-        paths = sorted((pathlib.Path(run) / "samples").glob("*.jsonl"))
-        if not paths:
-            raise ValueError(f"{run}: no samples/*.jsonl; expected the output folder of an eval")
-        found.append({path.stem: path for path in paths})
-    shared = sorted(found[0].keys() & found[1].keys())
-    if not shared:
-        raise ValueError(f"{run_a} and {run_b} have no benchmark in common")
-    return scores.comparison_table(
-        {n: scores.compare(samples.read(found[0][n]), samples.read(found[1][n])) for n in shared}
-    )
+def _sample_all(
+    config: EvalRun,
+    tasks: list[Task],
+    tokens: tokenizer.Tokenizer,
+    verifier: pool.VerifierPool,
+    folder: pathlib.Path,
+) -> dict[str, list[Sample]]:
+    """Benchmark → its rows; the model is loaded only if any is missing."""
+    rows = {}
+    with contextlib.ExitStack() as stack:
+        responder_for = None
+        for task in tasks:
+            path = folder / "samples" / f"{task.name}.jsonl"
+            done, _ = journal.read_done(Sample, path)
+            if len(done) < len(task.problems) * config.num_samples:
+                if responder_for is None:
+                    opened = respond.responders(config, tokens, verifier, logprobs=True)
+                    responder_for = stack.enter_context(opened)
+                done = _sample(config, task, tokens, responder_for, path, done)
+            rows[task.name] = done
+    return rows
 
 
-def _tasks(config: EvalRun) -> list[Task]:
-    tasks = []
-    for name in config.benchmarks:
-        known = benchmarks.BENCHMARKS[name]
-        problems = benchmarks.load(name, config.benchmark_folder, config.limit)
-        style = config.prompt_style or known.prompt_style
-        tasks.append(Task(name, problems, style, config.max_tokens or known.max_tokens))
-    for name, data in config.problems.items():
-        problems = records.read_problems(data)[: config.limit]
-        max_tokens = config.max_tokens or config.sampling.max_tokens
-        tasks.append(Task(name, problems, config.prompt_style or "plain", max_tokens))
-    return tasks
-
-
-def _sample(config: EvalRun, task: Task, tokens, responder_for, folder) -> list[samples.Sample]:
-    path = folder / "samples" / f"{task.name}.jsonl"
-    done, _ = samples.read_done(path)
+def _sample(
+    config: EvalRun,
+    task: Task,
+    tokens: tokenizer.Tokenizer,
+    responder_for: Callable[..., respond.Responder | respond.RemoteResponder],
+    path: pathlib.Path,
+    done: list[Sample],
+) -> list[Sample]:
+    """All rows of one benchmark; the new ones are written as they come."""
+    problems = task.graded()
     questions, by_id, dropped = respond.questions(
-        tokens, task.prompt_style, task.problems, config.decode.max_prompt_tokens, task.name
+        tokens,
+        task.prompt_style,
+        problems,
+        config.decode.max_prompt_tokens,
+        task.name,
+        task.examples_for,
     )
+    asks = {
+        p.id: prompts.prompt_text(tokens, task.prompt_style, p.problem, task.examples_for(p))
+        for p in problems
+    }
     answered = {(row.id, row.sample) for row in done}
     indices = range(config.num_samples)
-    skipped = [
-        _skipped(task, tokens, problem, index, reasons[problem.id])
-        for reasons in [{d.id: d.reason for d in dropped}]
-        for problem in task.problems
+    reasons = {d.id: d.reason for d in dropped}
+    unwritten = [
+        _skipped(task, asks[problem.id], problem, index, reasons[problem.id])
+        for problem in problems
         if problem.id in reasons
         for index in indices
         if (problem.id, index) not in answered
@@ -186,58 +194,38 @@ def _sample(config: EvalRun, task: Task, tokens, responder_for, folder) -> list[
         for index in indices
         if (by_id[question.id].id, index) in answered
     }
-    rows, unwritten = list(done), skipped
-    sample = dataclasses.replace(config.sampling, seed=config.seed, max_tokens=task.max_tokens)
-    responder = responder_for(sample, lambda i: _prompt_text(task, tokens, by_id[i]))
-    total = len(task.problems) * config.num_samples
-    with Progress(task.name, total, "responses", initial=len(done) + len(skipped)) as progress:
+    stop = (*config.sampling.stop, *prompts.stops(task.prompt_style))
+    sample = dataclasses.replace(
+        config.sampling, seed=config.seed, max_tokens=task.max_tokens, stop=stop
+    )
+    responder = responder_for(sample, lambda i: asks[by_id[i].id])
+    rows, written = list(done), time.monotonic()
+    total, initial = len(problems) * config.num_samples, len(done) + len(unwritten)
+    with Progress(task.name, total, "responses", initial=initial) as progress:
         try:
             for response in responder.answer(questions, indices, asked):
                 progress.update(1, response.num_tokens)
-                unwritten.append(_row(task, tokens, by_id[response.question], response))
-                if len(unwritten) >= WRITE_EVERY:
+                problem = by_id[response.question]
+                unwritten.append(_row(task, asks[problem.id], problem, response))
+                late = time.monotonic() - written > WRITE_EVERY_S
+                if len(unwritten) >= WRITE_EVERY or late:
                     rows += unwritten
-                    samples.append(path, unwritten)
-                    unwritten = []
+                    journal.append(path, unwritten)
+                    unwritten, written = [], time.monotonic()
         except remote.EngineError:  # what a server has answered is not asked for again
-            samples.append(path, unwritten)
+            journal.append(path, unwritten)
             raise
     rows += unwritten
-    samples.write(path, rows)  # sorted: equal runs leave equal files
-    return rows
+    journal.write(path, rows)  # sorted: equal runs leave equal files
+    return sorted(rows, key=lambda row: row.key)
 
 
-def _check_same_job(config: EvalRun, task: Task, folder: pathlib.Path) -> None:
-    """Rows of one file must come from one model and one way of asking."""
-    same = {
-        "init_from": config.init_from if config.engine.is_local else None,
-        "engine": None if config.engine.is_local else config.engine.model,
-        "seed": config.seed,
-        "num_samples": config.num_samples,
-        "sampling": config_lib.to_dict(config.sampling),
-        "prompt_style": task.prompt_style,
-        "max_tokens": task.max_tokens,
-        "tokenizer": config_lib.to_dict(config.tokenizer),
-        "questions": config_lib.fingerprint([[p.id, p.problem, p.answer] for p in task.problems]),
-    }
-    path = folder / "samples" / f"{task.name}.job.json"
-    if path.exists() and (folder / "samples" / f"{task.name}.jsonl").exists():
-        other = json.loads(path.read_text())
-        changed = sorted(k for k in same if same[k] != other.get(k))
-        if changed:
-            raise config_lib.ConfigError(
-                f"{folder}: {task.name} was sampled with another {', '.join(changed)}; use that "
-                "configuration, or another output folder"
-            )
-    session.write_atomic(path, json.dumps(same, indent=2) + "\n")
-
-
-def _row(task: Task, tokens, problem, response: respond.Response) -> samples.Sample:
-    return samples.Sample(
+def _row(task: Task, prompt: str, problem: records.Problem, response: respond.Response) -> Sample:
+    return Sample(
         benchmark=task.name,
         id=problem.id,
         sample=response.sample,
-        prompt=_prompt_text(task, tokens, problem),
+        prompt=prompt,
         response=response.text,
         num_tokens=response.num_tokens,
         finish_reason=response.finish_reason,
@@ -249,12 +237,12 @@ def _row(task: Task, tokens, problem, response: respond.Response) -> samples.Sam
     )
 
 
-def _skipped(task: Task, tokens, problem, index: int, reason: str) -> samples.Sample:
-    return samples.Sample(
+def _skipped(task: Task, prompt: str, problem: records.Problem, index: int, reason: str) -> Sample:
+    return Sample(
         benchmark=task.name,
         id=problem.id,
         sample=index,
-        prompt=_prompt_text(task, tokens, problem),
+        prompt=prompt,
         response="",
         num_tokens=0,
         finish_reason="skipped",
@@ -264,16 +252,3 @@ def _skipped(task: Task, tokens, problem, index: int, reason: str) -> samples.Sa
         gold=problem.answer,
         logprob=0.0,
     )
-
-
-def _prompt_text(task: Task, tokens, problem) -> str:
-    return respond.prompt_text(tokens, task.prompt_style, problem)
-
-
-def _equivalent(verifier: pool.VerifierPool):
-    """maj@k votes over equivalent answers: the verifier decides, in its workers."""
-
-    def equivalent(a: str, b: str) -> bool:
-        return a == b or verifier.grade_answers([(a, b)])[0].is_right
-
-    return equivalent

@@ -7,7 +7,6 @@ policy to the decoder.
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import functools
 import time
@@ -28,6 +27,7 @@ from jaxmath.model.config import ModelConfig
 from jaxmath.rl import prime, rollouts
 from jaxmath.rl.config import RlConfig
 from jaxmath.runs import models, respond, session
+from jaxmath.runs import sampler as sampler_lib
 from jaxmath.runs.progress import Progress
 from jaxmath.train import optimizer as optimizer_lib
 from jaxmath.train import state
@@ -132,39 +132,6 @@ class Loader:
         return [rollouts.Prompt(question.id, question.tokens) for question in chosen]
 
 
-class Sampler:
-    """Prompts → groups of graded responses, for `rollouts.collect`.
-
-    A prompt may come back in a later step. Its samples are then numbered on, so that they are new.
-    """
-
-    def __init__(self, responder: respond.Responder, gold: dict[int, str], num_responses: int):
-        self.responder, self.gold, self.num_responses = responder, gold, num_responses
-        self.step = 0
-        self.seconds = 0.0
-        self.num_tokens = 0
-
-    def __call__(self, asked: list[rollouts.Prompt]) -> list[rollouts.Group]:
-        start = time.monotonic()
-        # A prompt from the buffer may also be among the fresh ones of a new epoch: asked once.
-        unique = {prompt.id: prompt for prompt in asked}.values()
-        questions = [respond.Question(p.id, p.tokens, self.gold[p.id]) for p in unique]
-        first = self.step * self.num_responses
-        found: dict[int, dict[int, rollouts.Sample]] = collections.defaultdict(dict)
-        for response in self.responder.answer(questions, range(first, first + self.num_responses)):
-            self.num_tokens += len(response.tokens)
-            found[response.question][response.sample] = rollouts.Sample(
-                response.tokens,
-                rollouts.outcome_reward(response.verdict.outcome),
-                response.logprobs,
-            )
-        self.seconds += time.monotonic() - start
-        return [
-            rollouts.Group(prompt, tuple(found[prompt.id][i] for i in sorted(found[prompt.id])))
-            for prompt in asked
-        ]
-
-
 @dataclasses.dataclass(frozen=True)
 class Programs:
     """The compiled functions of a run."""
@@ -236,7 +203,7 @@ def run(config: PrimeRun) -> session.Report:
         )
         responder = respond.Responder(shape, config.decode, drawn, tokens, mesh, verifier)
         responder.set_model(prime_state.policy.params)
-        sampler = Sampler(responder, gold, config.rl.num_responses)
+        sampler = sampler_lib.Sampler(responder, gold, config.rl.num_responses)
         values: dict[str, float] = {}
         with Progress("prime", config.steps, "steps", initial=step) as progress:
             writer = metrics.MetricWriter(
@@ -284,7 +251,7 @@ def run(config: PrimeRun) -> session.Report:
 
 def _one_step(config, step, prime_state, ref, loader, buffer, sampler, programs, tokens):
     """(state, buffer, metrics, seconds by phase), or None when the problems have run out."""
-    sampler.step, sampler.seconds, sampler.num_tokens = step, 0.0, 0
+    sampler.begin(step)
     collected = rollouts.collect(loader.next, sampler, config.rl, buffer)
     while collected.exhausted and loader.epoch < config.epochs:
         # The buffer survives into the next epoch; the unfinished batch does not.
@@ -308,10 +275,14 @@ def _one_step(config, step, prime_state, ref, loader, buffer, sampler, programs,
         prime_state, step_metrics = programs.step(prime_state, ref, batch)
         step_metrics = metrics.fetch(step_metrics)
     num_tokens = float(np.count_nonzero(host_batch.segment_ids_BT))
-    step_metrics |= collected.stats | {
-        "perf/gen_tokens_per_s": sampler.num_tokens / max(timing["timing_s/gen"], 1e-9),
-        "perf/update_tokens_per_s": num_tokens / max(timing["timing_s/update"], 1e-9),
-    }
+    step_metrics |= (
+        collected.stats
+        | sampler.metrics()
+        | {
+            "perf/gen_tokens_per_s": sampler.num_tokens / max(timing["timing_s/gen"], 1e-9),
+            "perf/update_tokens_per_s": num_tokens / max(timing["timing_s/update"], 1e-9),
+        }
+    )
     return prime_state, collected.buffer, step_metrics, timing
 
 

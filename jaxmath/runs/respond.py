@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -228,8 +228,7 @@ def _from_server(reply: remote.Reply) -> Response:
 
 def prompt_text(tokens: tokenizer.Tokenizer, style: str, problem: records.Problem) -> str:
     """How a problem is asked, as the model sees it."""
-    messages = prompts.prompt_messages(style, problem.problem)
-    return tokens.render(messages, add_generation_prompt=True)
+    return prompts.prompt_text(tokens, style, problem.problem)
 
 
 def questions(
@@ -238,13 +237,17 @@ def questions(
     problems: list[records.Problem],
     max_prompt_tokens: int,
     what: str,
+    examples_for: Callable[[records.Problem], Sequence[prompts.Example]] = prompts.no_examples,
 ) -> tuple[list[Question], dict[int, records.Problem], list[prompts.Dropped]]:
     """Problems as questions numbered by their place in the list; too long ones are left out.
+
+    Args:
+      examples_for: what is shown before a problem.
 
     Returns:
       The questions, problem by question id, and the dropped problems with reasons.
     """
-    kept, dropped = prompts.filter_prompts(tokens, style, problems, max_prompt_tokens)
+    kept, dropped = prompts.filter_prompts(tokens, style, problems, max_prompt_tokens, examples_for)
     place = {problem.id: i for i, problem in enumerate(problems)}
     out = [Question(place[p.problem.id], p.tokens, p.problem.answer) for p in kept]
     if dropped and jax.process_index() == 0:

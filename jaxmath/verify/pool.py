@@ -1,30 +1,34 @@
-"""Grading in worker processes, with a clock per item.
+"""Grading in worker processes, with a limit of work per item.
 
-Each worker notes in shared memory when it began the item at hand; a thread of the parent watches
-these clocks, kills a worker whose item has overrun, and starts another. Time spent in the queue is
-never charged. What an item can cost: its own verdict (`timeout`), or, if it takes a worker down,
-one more attempt alone on a fresh worker (then `error`). Work travels in batches and verdicts come
-back one by one, so a kill loses at most the item that caused it.
+A worker's own timer counts the processor time of the item at hand and ends the process when it has
+used up its share, be it in Python or in C: a loaded machine makes nothing time out. A thread of the
+parent notices the death, and also watches the wall clock, for code that sleeps. What an item can
+cost: its own verdict (`timeout`, or `error` where it took a worker down or the grader raised), and
+this only after a second attempt, in a batch of its own. Work travels in batches and verdicts come
+back one by one, so a dead worker loses at most the item that killed it.
 
 Workers are spawned, not forked: a parent that runs JAX has threads, and a fork of those may
 deadlock.
 """
 
 import collections
+import contextlib
 import dataclasses
 import itertools
 import math
 import multiprocessing
 import multiprocessing.connection
+import os
+import signal
 import threading
 import time
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 
-from jaxmath.verify import verdict, workers
+from jaxmath.verify import graders, process, verdict, workers
 
 MAX_FAILED_STARTS = 3  # in a row: the environment is broken, and starting again will not mend it
 START_TIMEOUT_S = 120.0
-STARTING, IDLE, BUSY = "starting", "idle", "busy"
+WALL_FACTOR = 30  # an item may take so many times its limit of work, on a crowded machine
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,20 +36,26 @@ class VerifyConfig:
     """How answers are graded.
 
     Fields:
-      num_workers: worker processes, >= 1.
-      timeout_s: wall-clock limit of one item, counted from its start in a worker, > 0.
+      grader: what counts as right: a name of `graders.GRADERS`.
+      num_workers: worker processes, >= 1; null for one per core this process may use.
+      timeout_s: limit of one item in seconds of work, that is of processor time, > 0; asleep or
+        crowded out it may take `WALL_FACTOR` times as long.
       memory_mb: address-space limit of a worker in MiB, or None for none.
       batch_size: items sent to a worker at once, >= 1.
     """
 
-    num_workers: int = 2
+    grader: str = "strict"
+    num_workers: int | None = None
     timeout_s: float = 5.0
     memory_mb: int | None = 2048
     batch_size: int = 16
 
     def __post_init__(self):
-        if self.num_workers < 1:
-            raise ValueError(f"num_workers must be at least 1, got {self.num_workers}")
+        if self.grader not in graders.GRADERS:
+            known = ", ".join(graders.GRADERS)
+            raise ValueError(f"grader must be one of {known}; got {self.grader!r}")
+        if self.num_workers is not None and self.num_workers < 1:
+            raise ValueError(f"num_workers must be at least 1 (or null), got {self.num_workers}")
         if not (self.timeout_s > 0 and math.isfinite(self.timeout_s)):
             raise ValueError(f"timeout_s must be a positive number, got {self.timeout_s}")
         if self.memory_mb is not None and self.memory_mb < 256:
@@ -53,24 +63,23 @@ class VerifyConfig:
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
 
+    @property
+    def wall_timeout_s(self) -> float:
+        return self.timeout_s * WALL_FACTOR
+
+
+def num_cores() -> int:
+    """Cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
 
 @dataclasses.dataclass(eq=False)
 class Item:
     ticket: int
-    kind: str
-    gold: str
-    text: str
-    alone: bool = False  # its worker died once: the second attempt shares a batch with nobody
-
-
-@dataclasses.dataclass(eq=False)
-class Worker:
-    process: multiprocessing.process.BaseProcess
-    connection: multiprocessing.connection.Connection
-    clock: object
-    state: str
-    started_at: float
-    items: collections.deque  # sent and not yet answered, in order
+    task: workers.Task
+    alone: bool = False  # it failed once: the second attempt shares a batch with nobody
 
 
 class VerifierPool:
@@ -80,18 +89,21 @@ class VerifierPool:
             verdicts = pool.grade([(gold, response), ...])
 
     or, while something else goes on: `submit(key, gold, response)`, `poll()`, at the end `drain()`.
-    `num_restarts` counts the workers that were killed or died. Methods may be called from any
-    thread.
+    `num_restarts` counts the workers that were killed or died, `num_retries` the items that were
+    tried a second time. Methods may be called from any thread.
 
+    Args:
+      table: the graders by name, for the workers; picklable.
     Raises:
       RuntimeError: from any method, if workers die while starting `MAX_FAILED_STARTS` times in a
         row.
     """
 
-    def __init__(self, config: VerifyConfig, grader: workers.Grader = workers.grade_item):
+    def __init__(self, config: VerifyConfig, table: Mapping[str, graders.Grader] = graders.GRADERS):
         self.config = config
         self.num_restarts = 0
-        self._grader = grader
+        self.num_retries = 0
+        self._table = dict(table)
         self._context = multiprocessing.get_context("spawn")
         self._changed = threading.Condition()
         self._queue: collections.deque[Item] = collections.deque()
@@ -105,11 +117,11 @@ class VerifierPool:
         self._failed_starts = 0
         self._fault: str | None = None
         self._closing = False
-        self._workers: list[Worker] = []
+        self._workers: list[process.Worker] = []
 
     def __enter__(self) -> "VerifierPool":
         self._waker, self._wakened = self._context.Pipe(duplex=True)
-        self._workers = [self._start() for _ in range(self.config.num_workers)]
+        self._workers = [self._start() for _ in range(self.config.num_workers or num_cores())]
         self._thread = threading.Thread(target=self._run, name="verifier-pool", daemon=True)
         self._thread.start()
         return self
@@ -121,23 +133,30 @@ class VerifierPool:
         self._wake()
         self._thread.join()
         for worker in self._workers:
-            self._kill(worker)
+            worker.kill()
         self._waker.close()
         self._wakened.close()
 
-    def grade(self, pairs: Iterable[tuple[str, str]]) -> list[verdict.Verdict]:
-        """Verdicts of (gold, response) pairs, in their order."""
-        return self._grade(workers.RESPONSE, pairs)
+    def grade(
+        self, pairs: Iterable[tuple[str, str]], grader: str | None = None
+    ) -> list[verdict.Verdict]:
+        """Verdicts of (gold, response) pairs, in their order; by the configured grader, or by one
+        named."""
+        return self._grade(workers.RESPONSE, pairs, grader)
 
-    def grade_answers(self, pairs: Iterable[tuple[str, str]]) -> list[verdict.Verdict]:
+    def grade_answers(
+        self, pairs: Iterable[tuple[str, str]], grader: str | None = None
+    ) -> list[verdict.Verdict]:
         """Verdicts of (gold, bare answer) pairs, in their order."""
-        return self._grade(workers.ANSWER, pairs)
+        return self._grade(workers.ANSWER, pairs, grader)
 
     def submit(self, key: Hashable, gold: str, response: str) -> None:
         """Queue one response; returns at once. Its verdict comes back from `poll` or `drain` under
         `key`."""
         with self._changed:
-            ticket = self._enqueue(workers.RESPONSE, gold, response)
+            ticket = self._enqueue(
+                workers.Task(self.config.grader, workers.RESPONSE, gold, response)
+            )
             self._keys[ticket] = key
         self._wake()
 
@@ -160,14 +179,13 @@ class VerifierPool:
         if self._fault:
             raise RuntimeError(self._fault)
 
-    def _enqueue(self, kind: str, gold: str, text: str) -> int:
+    def _enqueue(self, task: workers.Task) -> int:
         self._check()
-        if not (isinstance(gold, str) and isinstance(text, str)):
-            raise TypeError(
-                f"gold and {kind} must be str, got {type(gold).__name__}, {type(text).__name__}"
-            )
+        if not (isinstance(task.gold, str) and isinstance(task.text, str)):
+            kinds = f"{type(task.gold).__name__}, {type(task.text).__name__}"
+            raise TypeError(f"gold and {task.kind} must be str, got {kinds}")
         ticket = next(self._tickets)
-        self._queue.append(Item(ticket, kind, gold, text))
+        self._queue.append(Item(ticket, task))
         return ticket
 
     def _hand_out(self) -> list[tuple[Hashable, verdict.Verdict]]:
@@ -183,9 +201,14 @@ class VerifierPool:
 
     # ── callers ──
 
-    def _grade(self, kind: str, pairs: Iterable[tuple[str, str]]) -> list[verdict.Verdict]:
+    def _grade(
+        self, kind: str, pairs: Iterable[tuple[str, str]], grader: str | None
+    ) -> list[verdict.Verdict]:
+        name = self.config.grader if grader is None else grader
+        if name not in self._table:
+            raise ValueError(f"grader must be one of {', '.join(self._table)}; got {name!r}")
         with self._changed:
-            tickets = [self._enqueue(kind, gold, text) for gold, text in pairs]
+            tickets = [self._enqueue(workers.Task(name, kind, *pair)) for pair in pairs]
         self._wake()
         with self._changed:
             # popped as they come, so that a wait over many items does not scan all of them each
@@ -220,7 +243,13 @@ class VerifierPool:
         with self._changed:
             if self._closing or self._fault:
                 return False
-            self._dispatch()
+            batches = self._dispatch()
+        # Outside the lock: a long text takes its time through a pipe, and nobody is to wait for it.
+        for worker, items in batches:
+            # A worker that died meanwhile is noticed at its connection, with its items still
+            # listed.
+            with contextlib.suppress(OSError):
+                worker.connection.send([(item.ticket, item.task) for item in items])
         timeout = self._until_next_deadline()
         by_connection = {worker.connection: worker for worker in self._workers}
         ready = multiprocessing.connection.wait([self._wakened, *by_connection], timeout)
@@ -233,9 +262,11 @@ class VerifierPool:
             self._check_clock(worker)
         return True
 
-    def _dispatch(self) -> None:
+    def _dispatch(self) -> list[tuple[process.Worker, list[Item]]]:
+        """What each idle worker is to be sent; called with the lock held."""
+        batches = []
         for worker in self._workers:
-            if worker.state != IDLE:
+            if worker.state != process.IDLE:
                 continue
             if self._retries:
                 items = [self._retries.popleft()]
@@ -244,83 +275,90 @@ class VerifierPool:
                 count = min(len(self._queue), self.config.batch_size, share)
                 items = [self._queue.popleft() for _ in range(count)]
             else:
-                return
+                break
             worker.items.extend(items)
-            worker.state = BUSY
-            # A worker that died meanwhile is noticed at its connection, with its items still
-            # listed.
-            try:
-                worker.connection.send([(i.ticket, i.kind, i.gold, i.text) for i in items])
-            except OSError:
-                continue
+            worker.state = process.BUSY
+            batches.append((worker, items))
+        return batches
 
     def _until_next_deadline(self) -> float | None:
         """Seconds until some clock may run out; None if no worker has anything to do."""
         now = time.monotonic()
         limits = []
         for worker in self._workers:
-            if worker.state == STARTING:
+            if worker.state == process.STARTING:
                 limits.append(worker.started_at + START_TIMEOUT_S - now)
-            elif worker.state == BUSY:
+            elif worker.state == process.BUSY:
                 began = worker.clock[0] or now
-                limits.append(began + self.config.timeout_s - now)
+                limits.append(began + self.config.wall_timeout_s - now)
         return max(min(limits), 0.0) + 0.01 if limits else None
 
-    def _receive(self, worker: Worker) -> None:
+    def _receive(self, worker: process.Worker) -> None:
         try:
             while worker.connection.poll():
                 message = worker.connection.recv()
                 if message is None:
-                    worker.state = IDLE
+                    worker.state = process.IDLE
                     self._failed_starts = 0
                     continue
-                ticket, result = message
-                with self._changed:
-                    assert worker.items.popleft().ticket == ticket
-                    self._finish(ticket, result)
+                self._accept(worker, *message)
                 if not worker.items:
-                    worker.state = IDLE
+                    worker.state = process.IDLE
         except (EOFError, OSError):
             self._bury(worker)
 
-    def _check_clock(self, worker: Worker) -> None:
+    def _accept(self, worker: process.Worker, ticket: int, result: verdict.Verdict) -> None:
+        """A verdict that a worker has sent; an error of its grader is not yet the last word."""
+        item = worker.items.popleft()
+        assert item.ticket == ticket
+        if result.outcome is verdict.Outcome.ERROR:
+            self._fail(item, result.outcome, result.rule)
+        else:
+            with self._changed:
+                self._finish(ticket, result)
+
+    def _fail(self, item: Item, outcome: verdict.Outcome, rule: str) -> None:
+        """An item came to nothing: it is tried once more, alone, and then it is a fault."""
+        with self._changed:
+            if item.alone:
+                self._finish(item.ticket, verdict.make(outcome, rule, gold=item.task.gold))
+                return
+            item.alone = True
+            self.num_retries += 1
+            self._retries.append(item)
+
+    def _check_clock(self, worker: process.Worker) -> None:
         if worker not in self._workers:
             return
         now = time.monotonic()
-        if worker.state == STARTING and now > worker.started_at + START_TIMEOUT_S:
+        if worker.state == process.STARTING and now > worker.started_at + START_TIMEOUT_S:
             self._bury(worker)
         began = worker.clock[0]
-        if worker.state != BUSY or not began or now < began + self.config.timeout_s:
+        if worker.state != process.BUSY or not began or now < began + self.config.wall_timeout_s:
             return
-        self._kill(worker)
+        worker.kill()
         self._receive_leftovers(worker)
-        if (
-            worker.items and worker.clock[0] == began
-        ):  # else it ended just in time, and the next is not to blame
-            item = worker.items.popleft()
-            rule = f"no verdict within {self.config.timeout_s:g} s"
-            with self._changed:
-                self._finish(
-                    item.ticket, verdict.make(verdict.Outcome.TIMEOUT, rule, gold=item.gold)
-                )
+        # else it ended just in time, and the next is not to blame
+        blamed = worker.items.popleft() if worker.items and worker.clock[0] == began else None
         self._replace(worker)
+        if blamed:
+            rule = f"no verdict within {self.config.wall_timeout_s:g} s by the clock, twice"
+            self._fail(blamed, verdict.Outcome.TIMEOUT, rule)
 
-    def _receive_leftovers(self, worker: Worker) -> None:
+    def _receive_leftovers(self, worker: process.Worker) -> None:
         """Verdicts that a dead worker had already sent."""
         try:
             while worker.items and worker.connection.poll():
                 message = worker.connection.recv()
                 if message is not None:
-                    with self._changed:
-                        worker.items.popleft()
-                        self._finish(*message)
+                    self._accept(worker, *message)
         except (EOFError, OSError):
             return
 
-    def _bury(self, worker: Worker) -> None:
-        """A worker died by itself: its current item is tried once more, alone."""
-        self._kill(worker)
-        if worker.state == STARTING:
+    def _bury(self, worker: process.Worker) -> None:
+        """A worker died by itself: of its timer, or of what its current item did to it."""
+        worker.kill()
+        if worker.state == process.STARTING:
             self._failed_starts += 1
             if self._failed_starts >= MAX_FAILED_STARTS:
                 with self._changed:
@@ -331,38 +369,27 @@ class VerifierPool:
                     )
                     self._changed.notify_all()
                 return
-        elif worker.items:
-            item = worker.items.popleft()
-            if item.alone:
-                rule = f"worker died twice (exit code {worker.process.exitcode})"
-                with self._changed:
-                    self._finish(
-                        item.ticket, verdict.make(verdict.Outcome.ERROR, rule, gold=item.gold)
-                    )
-            else:
-                item.alone = True
-                self._retries.append(item)
+        blamed = worker.items.popleft() if worker.items else None
         self._replace(worker)
+        if blamed and worker.process.exitcode == -signal.SIGPROF:
+            rule = f"no verdict within {self.config.timeout_s:g} s of work, twice"
+            self._fail(blamed, verdict.Outcome.TIMEOUT, rule)
+        elif blamed:
+            rule = f"worker died twice (exit code {worker.process.exitcode})"
+            self._fail(blamed, verdict.Outcome.ERROR, rule)
 
-    def _replace(self, worker: Worker) -> None:
+    def _replace(self, worker: process.Worker) -> None:
         with self._changed:
             self._queue.extendleft(reversed(worker.items))  # the rest of its batch, not to blame
         worker.connection.close()
         self.num_restarts += 1
         self._workers[self._workers.index(worker)] = self._start()
 
-    def _start(self) -> Worker:
-        ours, theirs = self._context.Pipe(duplex=True)
-        clock = self._context.RawArray("d", 1)
-        process = self._context.Process(
-            target=workers.work,
-            args=(theirs, clock, self.config.timeout_s, self.config.memory_mb, self._grader),
-            daemon=True,
+    def _start(self) -> process.Worker:
+        return process.start(
+            self._context,
+            self.config.timeout_s,
+            self.config.wall_timeout_s,
+            self.config.memory_mb,
+            self._table,
         )
-        process.start()
-        theirs.close()
-        return Worker(process, ours, clock, STARTING, time.monotonic(), collections.deque())
-
-    def _kill(self, worker: Worker) -> None:
-        worker.process.kill()
-        worker.process.join()

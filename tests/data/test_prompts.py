@@ -1,6 +1,7 @@
 import pytest
 
 from jaxmath.data import prompts
+from jaxmath.data.prompts import Example
 from jaxmath.data.records import Problem
 
 GENERATE = (
@@ -85,5 +86,75 @@ def test_long_prompts_are_dropped_with_a_reason_never_cut(small):
 
 
 def test_unknown_style_names_the_known_ones():
-    with pytest.raises(ValueError, match="'prime-rI'.*'prime-rl'"):
-        prompts.prompt_messages("prime-rI", QUESTION)
+    for check in (prompts.check_style, lambda style: prompts.prompt_messages(style, QUESTION)):
+        with pytest.raises(ValueError, match="'prime-rI'.*'prime-rl'.*'question-answer'"):
+            check("prime-rI")
+
+
+# --- examples -----------------------------------------------------------------------------------
+
+SHOWN = (Example("1+2?", "It is $\\boxed{3}$."), Example("2+2?", "It is $\\boxed{4}$."))
+DEMOS = "1+2?\nIt is $\\boxed{3}$.\n\n2+2?\nIt is $\\boxed{4}$.\n\n"
+
+
+def test_examples_stand_in_the_one_user_turn():
+    system, user = prompts.prompt_messages("qwen25-math-cot", QUESTION, SHOWN)
+    assert system == prompts.prompt_messages("qwen25-math-cot", QUESTION)[0]
+    assert user == {"role": "user", "content": DEMOS + QUESTION}
+
+
+def test_primes_instruction_stands_once_after_the_question():
+    user = prompts.prompt_messages("prime-eval", QUESTION, SHOWN)[-1]["content"]
+    assert user == DEMOS + QUESTION + SUFFIX
+
+
+def test_a_base_model_continues_a_document():
+    expected = (
+        "Question: 1+2?\nAnswer: It is $\\boxed{3}$.\n\n"
+        "Question: 2+2?\nAnswer: It is $\\boxed{4}$.\n\n"
+        f"Question: {QUESTION}\nAnswer:"
+    )
+    assert prompts.TEXT_STYLES["question-answer"].text(QUESTION, SHOWN) == expected
+    expected = (
+        f"Problem:\n1+2?\n\nSolution:\nIt is $\\boxed{{3}}$.\n\nProblem:\n{QUESTION}\n\nSolution:\n"
+    )
+    assert prompts.TEXT_STYLES["problem-solution"].text(QUESTION, SHOWN[:1]) == expected
+
+
+@pytest.mark.parametrize("style", list(prompts.TEXT_STYLES))
+def test_a_text_prompt_ends_where_a_token_ends(style, qwen_chatml):
+    """What the model reads is the beginning of what it would have read with the solution there."""
+    text = prompts.prompt_text(qwen_chatml, style, QUESTION, SHOWN)
+    tokens = prompts.prompt_tokens(qwen_chatml, style, QUESTION, SHOWN)
+    assert qwen_chatml.decode(tokens) == text and "<|im_start|>" not in text
+    space = " " if text.endswith(":") else ""
+    whole = qwen_chatml.encode(f"{text}{space}We add.")
+    assert whole[: len(tokens)] == tokens
+
+
+@pytest.mark.parametrize("style", list(prompts.TEXT_STYLES))
+def test_a_text_style_stops_where_the_next_question_begins(style):
+    (stop,) = prompts.stops(style)
+    assert stop in prompts.TEXT_STYLES[style].text(QUESTION, SHOWN)
+    assert stop not in prompts.TEXT_STYLES[style].text(QUESTION)
+    assert prompts.stops("plain") == ()
+
+
+def test_a_text_style_has_no_messages():
+    with pytest.raises(ValueError, match="'question-answer' is a plain text for base models"):
+        prompts.prompt_messages("question-answer", QUESTION)
+
+
+def test_a_prompt_as_text_is_the_rendered_chat(small):
+    messages = prompts.prompt_messages("plain", QUESTION, SHOWN)
+    assert prompts.prompt_text(small, "plain", QUESTION, SHOWN) == small.render(messages, True)
+
+
+def test_examples_count_towards_the_length_of_a_prompt(small):
+    problems = [Problem("p0", QUESTION, "2"), Problem("p1", QUESTION, "2")]
+    show = lambda problem: SHOWN if problem.id == "p1" else ()  # noqa: E731
+    short = len(prompts.prompt_tokens(small, "plain", QUESTION))
+    kept, dropped = prompts.filter_prompts(small, "plain", problems, short + 1, show)
+    assert [p.problem.id for p in kept] == ["p0"] and [d.id for d in dropped] == ["p1"]
+    kept, _ = prompts.filter_prompts(small, "plain", problems, 1000, show)
+    assert kept[1].tokens == tuple(prompts.prompt_tokens(small, "plain", QUESTION, SHOWN))

@@ -1,11 +1,13 @@
 """Every benchmark by name, from a folder and from the hub."""
 
+import collections
 import json
 
 import datasets
 import pytest
 
-from jaxmath.data import prompts
+from jaxmath.data import examples, prompts
+from jaxmath.data.records import Problem
 from jaxmath.eval import benchmarks
 
 NAMES = list(benchmarks.BENCHMARKS)
@@ -35,10 +37,74 @@ def test_a_row_keeps_its_text_and_its_further_fields(shared):
     assert first[0].extra == {"subset": "Algebra", "level": 1}
 
 
+def test_every_file_of_the_folder_is_a_benchmark(shared):
+    files = {path.name for path in (shared / "data" / "eval").glob("*.jsonl")}
+    assert {row.file for row in benchmarks.BENCHMARKS.values()} == files and len(files) == 20
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_every_prompt_style_exists(name):
-    benchmark = benchmarks.BENCHMARKS[name]
-    assert prompts.prompt_messages(benchmark.prompt_style, "1 + 1?")[-1]["role"] == "user"
+def test_every_style_and_every_example_exists(name):
+    row = benchmarks.BENCHMARKS[name]
+    assert prompts.prompt_messages(row.prompt_style, "1 + 1?")[-1]["role"] == "user"
+    assert row.base_style in prompts.TEXT_STYLES
+    assert len(examples.EXAMPLES[row.subject]) >= row.base_shots
+
+
+def test_the_published_way_to_ask():
+    rows = benchmarks.BENCHMARKS
+    asked = {name: (row.prompt_style, row.max_tokens) for name, row in rows.items()}
+    assert asked["math500"] == ("prime-eval", 8192)
+    for name in ("olympiadbench", "aime24", "amc", "minerva_math"):
+        assert asked[name] == ("prime-eval", 4096)
+    for name in ("gsm8k", "aqua", "cmath", "gaokao2024_mix"):
+        assert asked[name] == ("qwen25-math-cot", 2048)
+    zh = {name for name, row in rows.items() if row.language == "zh"}
+    assert zh == {"cmath", "cn_middle_school"} | {n for n in rows if "gaokao" in n} - {
+        "gaokao2023en"
+    }
+
+
+def counts_of(problems, row, **how):
+    """Number of examples → number of questions asked with so many."""
+    return collections.Counter(len(row.examples_for(p, **how)) for p in problems)
+
+
+@pytest.mark.parametrize(
+    ("name", "chat", "base"),
+    [
+        ("aqua", {5: 254}, {5: 254}),
+        ("sat_math", {5: 32}, {5: 32}),
+        ("gaokao_math_qa", {5: 344, 0: 7}, {5: 351}),  # AD is no single letter
+        ("gaokao2024_I", {5: 8, 0: 6}, {5: 14}),
+        ("gaokao_math_cloze", {0: 118}, {5: 118}),  # one answer is a set called A
+        ("gsm8k", {0: 1319}, {8: 1319}),
+        ("math500", {0: 500}, {4: 500}),
+    ],
+)
+def test_how_many_examples_are_shown(name, chat, base, shared):
+    problems = benchmarks.load(name, shared / "data" / "eval")
+    row = benchmarks.BENCHMARKS[name]
+    assert counts_of(problems, row, base=False) == chat
+    assert counts_of(problems, row, base=True) == base
+    assert counts_of(problems, row, base=False, num=0) == {0: len(problems)}
+    assert counts_of(problems, row, base=True, num=2) == {2: len(problems)}
+
+
+def test_choices_are_shown_choices_in_their_language():
+    row = benchmarks.BENCHMARKS["cn_middle_school"]
+    choice, other = (Problem("p", "…", answer) for answer in ("C", "1/9"))
+    assert row.examples_for(choice, base=False) == examples.EXAMPLES["choice-zh"][:5]
+    assert row.examples_for(other, base=True) == examples.EXAMPLES["school-zh"][:5]
+    assert (
+        benchmarks.BENCHMARKS["aqua"].examples_for(choice, base=True, num=1)
+        == (examples.EXAMPLES["choice"][:1])
+    )
+
+
+def test_more_examples_than_there_are_is_refused():
+    row = benchmarks.BENCHMARKS["gsm8k"]
+    with pytest.raises(ValueError, match="gsm8k.jsonl: 9 examples wanted, 8 are known of 'word'"):
+        row.examples_for(Problem("p", "1 + 1?", "2"), base=True, num=9)
 
 
 def test_an_unknown_name_lists_the_known_ones():
@@ -141,6 +207,19 @@ def test_olympiadbench_from_the_hub_joins_context_and_answers(monkeypatch):
         ("Find $x$.", "2"),
         ("Let $x$ be even.\nFind $x$.", "2,4"),
     ]
+
+
+def test_aqua_from_the_hub_lists_its_choices(monkeypatch):
+    row = {"question": "1 + 1?", "options": ["A)1", "B) 2 (two)"], "correct": "B"}
+    _fake_hub(monkeypatch, ("deepmind/aqua_rat", "raw", "test"), [row] * 254)
+    first = benchmarks.load("aqua", limit=1)[0]
+    assert (first.problem, first.answer) == ("1 + 1?\nAnswer Choices: (A) 1 (B) 2 (two)", "B")
+
+
+def test_gaokao2023en_from_the_hub_drops_the_two_rows_without_an_answer(monkeypatch):
+    rows = [{"question": f"q{i}", "answer": " " if i in (167, 192) else "1"} for i in range(385)]
+    _fake_hub(monkeypatch, ("MARIO-Math-Reasoning/Gaokao2023-Math-En", None, "train"), rows)
+    assert len(benchmarks.load("gaokao2023en")) == 383
 
 
 @pytest.mark.parametrize(

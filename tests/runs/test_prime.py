@@ -7,7 +7,7 @@ import pytest
 from jaxmath import config as config_lib
 from jaxmath.data.tokenizer import Tokenizer, TokenizerConfig
 from jaxmath.rl import rollouts
-from jaxmath.runs import prime, respond
+from jaxmath.runs import prime, respond, sampler
 from jaxmath.verify.verdict import Outcome, Verdict
 
 from . import tiny
@@ -28,6 +28,10 @@ DOCUMENTED = {
     "rollout/accuracy",
     "rollout/rounds",
     "rollout/buffered",
+    "verify/right",
+    "verify/timeout",
+    "verify/error",
+    "verify/unparseable_gold",
     "mismatch/logprob_abs_mean",
     "perf/gen_tokens_per_s",
     "perf/update_tokens_per_s",
@@ -175,16 +179,19 @@ def test_the_loader_goes_through_epochs_and_remembers_its_place():
 
 
 class Scripted:
-    """Answers with the sample's number; every second one is right."""
+    """Answers with the sample's number; every second one is right, unless `faults` (question,
+    sample) says otherwise."""
 
-    def __init__(self):
+    def __init__(self, faults=()):
         self.asked = collections.Counter()
+        self.faults = dict(faults)
 
     def answer(self, questions, samples):
         for question in questions:
             for sample in samples:
                 self.asked[question.id, sample] += 1
                 outcome = Outcome.RIGHT if sample % 2 else Outcome.WRONG
+                outcome = self.faults.get((question.id, sample), outcome)
                 yield respond.Response(
                     question.id,
                     sample,
@@ -198,11 +205,11 @@ class Scripted:
 
 
 def test_a_prompt_of_a_later_step_gets_new_samples():
-    sampler = prime.Sampler(Scripted(), {1: "", 2: ""}, num_responses=3)
+    asker = sampler.Sampler(Scripted(), {1: "", 2: ""}, num_responses=3)
     prompts = [rollouts.Prompt(1, (5,)), rollouts.Prompt(2, (6,))]
-    first = sampler(prompts)
-    sampler.step = 1
-    second = sampler(prompts)
+    first = asker(prompts)
+    asker.begin(1)
+    second = asker(prompts)
     assert [group.prompt for group in first] == prompts
     tokens = [[sample.tokens[0] for sample in groups[0].samples] for groups in (first, second)]
     assert tokens == [[0, 1, 2], [3, 4, 5]]
@@ -211,11 +218,40 @@ def test_a_prompt_of_a_later_step_gets_new_samples():
 
 def test_a_prompt_both_buffered_and_fresh_is_answered_once():
     responder = Scripted()
-    sampler = prime.Sampler(responder, {1: ""}, num_responses=2)
+    asker = sampler.Sampler(responder, {1: ""}, num_responses=2)
     prompt = rollouts.Prompt(1, (5,))
-    groups = sampler([prompt, prompt])
+    groups = asker([prompt, prompt])
     assert len(groups) == 2 and groups[0] == groups[1]
     assert set(responder.asked.values()) == {1}
+
+
+def test_a_response_the_verifier_failed_on_is_left_out_and_another_drawn():
+    spare = sampler.REPLACEMENTS + 2
+    responder = Scripted(
+        {(1, 2): Outcome.TIMEOUT, (2, 3): Outcome.ERROR, (2, spare): Outcome.ERROR}
+    )
+    asker = sampler.Sampler(responder, {1: "", 2: "", 3: ""}, num_responses=2)
+    asker.begin(1)
+    groups = asker([rollouts.Prompt(i, (5,)) for i in (1, 2, 3)])
+    tokens = [[sample.tokens[0] for sample in group.samples] for group in groups]
+    assert tokens == [[3, spare], [2], [2, 3]]
+    config = rollouts.RolloutConfig(num_responses=2)
+    assert [rollouts.sort_out(group, config) for group in groups] == ["kept", "ungraded", "kept"]
+    assert all(s.outcome_reward in (0.0, 1.0) for group in groups for s in group.samples)
+    counts = asker.metrics()
+    assert counts["verify/timeout"] == 1 and counts["verify/error"] == 2
+    assert counts["verify/right"] + counts["verify/wrong"] == 5
+    asker.begin(2)
+    assert set(asker.metrics().values()) == {0.0}
+
+
+def test_an_unreadable_reference_drops_its_group_and_draws_nothing_more():
+    responder = Scripted({(1, sample): Outcome.UNPARSEABLE_GOLD for sample in range(2)})
+    asker = sampler.Sampler(responder, {1: ""}, num_responses=2)
+    (group,) = asker([rollouts.Prompt(1, (5,))])
+    assert rollouts.sort_out(group, rollouts.RolloutConfig(num_responses=2)) == "ungraded"
+    assert asker.metrics()["verify/unparseable_gold"] == 2
+    assert len(responder.asked) == 2
 
 
 def test_the_tokenizer_travels_with_the_checkpoint(data, whole):

@@ -11,7 +11,8 @@ import yaml
 
 from jaxmath import config as config_lib
 from jaxmath.data import batches
-from jaxmath.eval import samples
+from jaxmath.eval import journal
+from jaxmath.eval.samples import Sample
 from jaxmath.runs import recipe, session
 
 from . import tiny
@@ -112,7 +113,7 @@ def test_every_stage_leaves_its_artefacts(finished):
     assert len(tiny.rows(output / "synth/sft.jsonl")) == summary["kept"]
     assert tiny.saved(output / "prime", 2)[0]["step"] == 2
     for stage in ("teacher-eval", "student-eval", "prime-eval"):
-        assert len(samples.read(output / stage / "samples/seen.jsonl")) == 24
+        assert len(journal.read(Sample, output / stage / "samples/seen.jsonl")) == 24
     assert "config, tokenizer" in records["export"]["summary"]["transformers"]
     assert (output / "export/huggingface/model.safetensors").exists()
 

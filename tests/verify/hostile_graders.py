@@ -1,11 +1,13 @@
 """Graders that misbehave on command, for the tests of the pool; the answer text is the command."""
 
+import functools
 import os
 import pathlib
+import re
 import sys
 import time
 
-from jaxmath.verify import verdict
+from jaxmath.verify import graders, verdict
 
 
 def obey(kind: str, gold: str, text: str) -> verdict.Verdict:
@@ -16,11 +18,13 @@ def obey(kind: str, gold: str, text: str) -> verdict.Verdict:
             pass
     if command == "die":
         os._exit(3)
-    if command == "die-once":
-        marker = pathlib.Path(argument)
-        if not marker.exists():
-            marker.touch()
-            os._exit(3)
+    if command == "hang-in-c":
+        re.match("(a+)+$", "a" * 40 + "b")
+    if command == "once":
+        path, _, fault = argument.partition(" ")
+        if not pathlib.Path(path).exists():
+            pathlib.Path(path).touch()
+            return obey(kind, gold, fault)
     if command == "raise":
         raise KeyError("surprise")
     if command == "recurse":
@@ -39,11 +43,15 @@ def fail_to_unpickle():
     raise RuntimeError("this worker cannot start")
 
 
+OBEDIENT = graders.Grader(functools.partial(obey, "response"), functools.partial(obey, "answer"))
+
+
+def never(gold: str, text: str) -> verdict.Verdict:
+    return verdict.make(verdict.Outcome.WRONG, "never", gold=gold, pred=text)
+
+
 class Unstartable:
     """A grader whose arrival in a worker kills it."""
-
-    def __call__(self, kind: str, gold: str, text: str) -> verdict.Verdict:
-        return obey(kind, gold, text)
 
     def __reduce__(self):
         return fail_to_unpickle, ()

@@ -1,11 +1,11 @@
-"""samples.jsonl: what is written comes back, whatever moment the run was cut off at."""
+"""JSONL of samples: what is written comes back, whatever moment the run was cut off at."""
 
 import dataclasses
 import json
 
 import pytest
 
-from jaxmath.eval import samples as samples_lib
+from jaxmath.eval import journal
 from jaxmath.eval.samples import Sample
 from jaxmath.verify.verdict import Outcome
 
@@ -33,32 +33,32 @@ ROWS = [_sample("q2"), _sample("q1", 1), _sample("q1", 0, pred=None, outcome="no
 
 def test_rows_come_back_as_they_were_appended(tmp_path):
     path = tmp_path / "samples.jsonl"
-    samples_lib.append(path, ROWS[:1])
-    samples_lib.append(path, ROWS[1:])
-    assert samples_lib.read(path) == ROWS
-    assert samples_lib.read_done(path) == (ROWS, 0)
+    journal.append(path, ROWS[:1])
+    journal.append(path, ROWS[1:])
+    assert journal.read(Sample, path) == ROWS
+    assert journal.read_done(Sample, path) == (ROWS, 0)
 
 
 @pytest.mark.parametrize("text", ["π ≈ 3", "a\nb\r\u2028\x85c", "\ud800 alone", "\x00", '"\\'])
 def test_any_response_text_survives(tmp_path, text):
     path = tmp_path / "samples.jsonl"
-    samples_lib.append(path, [_sample(response=text), _sample("q2")])
-    assert samples_lib.read(path)[0].response == text
-    assert len(samples_lib.read(path)) == 2
+    journal.append(path, [_sample(response=text), _sample("q2")])
+    assert journal.read(Sample, path)[0].response == text
+    assert len(journal.read(Sample, path)) == 2
 
 
 def test_no_file_is_no_rows(tmp_path):
-    assert samples_lib.read_done(tmp_path / "samples.jsonl") == ([], 0)
+    assert journal.read_done(Sample, tmp_path / "samples.jsonl") == ([], 0)
 
 
 def test_a_run_killed_at_any_byte_keeps_every_whole_row(tmp_path):
     path = tmp_path / "samples.jsonl"
-    samples_lib.append(path, [_sample("q1", response="é"), _sample("q2", response="è")])
+    journal.append(path, [_sample("q1", response="é"), _sample("q2", response="è")])
     data = path.read_bytes()
     first = data.index(b"\n") + 1
     for size in range(len(data)):
         path.write_bytes(data[:size])
-        done, num_cut = samples_lib.read_done(path)
+        done, num_cut = journal.read_done(Sample, path)
         whole = 1 if size >= first else 0
         assert [s.id for s in done] == ["q1"][:whole]
         assert num_cut == size - whole * first
@@ -67,29 +67,29 @@ def test_a_run_killed_at_any_byte_keeps_every_whole_row(tmp_path):
 
 def test_after_the_cut_appending_goes_on_cleanly(tmp_path):
     path = tmp_path / "samples.jsonl"
-    samples_lib.append(path, ROWS)
+    journal.append(path, ROWS)
     path.write_bytes(path.read_bytes()[:-10])
-    done, num_cut = samples_lib.read_done(path)
+    done, num_cut = journal.read_done(Sample, path)
     assert done == ROWS[:2] and num_cut > 0
-    samples_lib.append(path, ROWS[2:])
-    assert samples_lib.read(path) == ROWS
+    journal.append(path, ROWS[2:])
+    assert journal.read(Sample, path) == ROWS
 
 
 def test_a_last_line_of_zeros_is_a_torn_write(tmp_path):
     path = tmp_path / "samples.jsonl"
-    samples_lib.append(path, ROWS)
+    journal.append(path, ROWS)
     path.write_bytes(path.read_bytes() + b"\x00" * 50 + b"\n")
-    assert samples_lib.read_done(path) == (ROWS, 51)
+    assert journal.read_done(Sample, path) == (ROWS, 51)
 
 
 def test_damage_in_the_middle_is_an_error_and_changes_nothing(tmp_path):
     path = tmp_path / "samples.jsonl"
-    samples_lib.append(path, ROWS)
+    journal.append(path, ROWS)
     lines = path.read_bytes().split(b"\n")
     path.write_bytes(b"\n".join([lines[0], lines[1][:-5], lines[2], b'{"torn']))
     before = path.read_bytes()
     with pytest.raises(ValueError, match=r"samples.jsonl:2: not a row of samples"):
-        samples_lib.read_done(path)
+        journal.read_done(Sample, path)
     assert path.read_bytes() == before
 
 
@@ -112,14 +112,14 @@ def test_a_row_of_another_kind_is_refused_with_its_line(tmp_path, change, reason
     path = tmp_path / "samples.jsonl"
     path.write_text(json.dumps({**dataclasses.asdict(_sample()), **change}) + "\n")
     with pytest.raises(ValueError, match=f"samples.jsonl:1: .*{reason}"):
-        samples_lib.read(path)
+        journal.read(Sample, path)
 
 
 def test_a_verdict_s_outcome_is_written_as_its_name(tmp_path):
     path = tmp_path / "samples.jsonl"
-    samples_lib.append(path, [_sample(outcome=Outcome.TIMEOUT)])
+    journal.append(path, [_sample(outcome=Outcome.TIMEOUT)])
     assert json.loads(path.read_text())["outcome"] == "timeout"
-    assert samples_lib.read(path) == [_sample(outcome="timeout")]
+    assert journal.read(Sample, path) == [_sample(outcome="timeout")]
 
 
 def test_a_logprob_that_is_not_finite_is_refused():
@@ -129,17 +129,17 @@ def test_a_logprob_that_is_not_finite_is_refused():
 
 def test_the_same_sample_twice_is_an_error(tmp_path):
     path = tmp_path / "samples.jsonl"
-    samples_lib.append(path, [_sample(), _sample("q2"), _sample()])
+    journal.append(path, [_sample(), _sample("q2"), _sample()])
     with pytest.raises(ValueError, match=r":3: sample 0 of math500 q1 stands already on line 1"):
-        samples_lib.read(path)
+        journal.read(Sample, path)
 
 
 def test_writing_sorts_so_that_equal_runs_are_equal_files(tmp_path):
     one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
-    samples_lib.append(one, ROWS)
-    samples_lib.append(two, reversed(ROWS))
+    journal.append(one, ROWS)
+    journal.append(two, reversed(ROWS))
     for path in (one, two):
-        samples_lib.write(path, samples_lib.read(path))
+        journal.write(path, journal.read(Sample, path))
     assert one.read_bytes() == two.read_bytes()
-    assert [s.key[1:] for s in samples_lib.read(one)] == [("q1", 0), ("q1", 1), ("q2", 0)]
+    assert [s.key[1:] for s in journal.read(Sample, one)] == [("q1", 0), ("q1", 1), ("q2", 0)]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["one.jsonl", "two.jsonl"]
