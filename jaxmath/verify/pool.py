@@ -18,7 +18,6 @@ import itertools
 import math
 import multiprocessing
 import multiprocessing.connection
-import os
 import signal
 import threading
 import time
@@ -68,18 +67,18 @@ class VerifyConfig:
         return self.timeout_s * WALL_FACTOR
 
 
-def num_cores() -> int:
-    """Cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 @dataclasses.dataclass(eq=False)
 class Item:
     ticket: int
     task: workers.Task
     alone: bool = False  # it failed once: the second attempt shares a batch with nobody
+
+
+@dataclasses.dataclass(eq=False)
+class Call:
+    """A caller that waits for `num_open` verdicts."""
+
+    num_open: int
 
 
 class VerifierPool:
@@ -109,9 +108,8 @@ class VerifierPool:
         self._queue: collections.deque[Item] = collections.deque()
         self._retries: collections.deque[Item] = collections.deque()
         self._results: dict[int, verdict.Verdict] = {}
-        self._keys: dict[
-            int, Hashable
-        ] = {}  # tickets of `submit` not yet handed out by `poll` or `drain`
+        self._keys: dict[int, Hashable] = {}  # of `submit`: tickets not yet handed out
+        self._calls: dict[int, Call] = {}  # by ticket
         self._ready: collections.deque[int] = collections.deque()
         self._tickets = itertools.count()
         self._failed_starts = 0
@@ -121,7 +119,9 @@ class VerifierPool:
 
     def __enter__(self) -> "VerifierPool":
         self._waker, self._wakened = self._context.Pipe(duplex=True)
-        self._workers = [self._start() for _ in range(self.config.num_workers or num_cores())]
+        self._workers = [
+            self._start() for _ in range(self.config.num_workers or process.num_cores())
+        ]
         self._thread = threading.Thread(target=self._run, name="verifier-pool", daemon=True)
         self._thread.start()
         return self
@@ -140,8 +140,7 @@ class VerifierPool:
     def grade(
         self, pairs: Iterable[tuple[str, str]], grader: str | None = None
     ) -> list[verdict.Verdict]:
-        """Verdicts of (gold, response) pairs, in their order; by the configured grader, or by one
-        named."""
+        """Verdicts of (gold, response) pairs, in their order; `grader` instead of the config's."""
         return self._grade(workers.RESPONSE, pairs, grader)
 
     def grade_answers(
@@ -151,8 +150,7 @@ class VerifierPool:
         return self._grade(workers.ANSWER, pairs, grader)
 
     def submit(self, key: Hashable, gold: str, response: str) -> None:
-        """Queue one response; returns at once. Its verdict comes back from `poll` or `drain` under
-        `key`."""
+        """Queues one response; `poll` or `drain` returns its verdict under `key`."""
         with self._changed:
             ticket = self._enqueue(
                 workers.Task(self.config.grader, workers.RESPONSE, gold, response)
@@ -194,10 +192,20 @@ class VerifierPool:
         return done
 
     def _finish(self, ticket: int, result: verdict.Verdict) -> None:
-        self._results[ticket] = result
+        """Keeps a verdict; those who wait are woken once, when theirs are complete."""
         if ticket in self._keys:
+            self._results[ticket] = result
             self._ready.append(ticket)
-        self._changed.notify_all()
+            complete = len(self._ready) == len(self._keys)
+        elif ticket in self._calls:  # else of a call that was refused halfway
+            self._results[ticket] = result
+            call = self._calls.pop(ticket)
+            call.num_open -= 1
+            complete = not call.num_open
+        else:
+            return
+        if complete:
+            self._changed.notify_all()
 
     # ── callers ──
 
@@ -209,16 +217,13 @@ class VerifierPool:
             raise ValueError(f"grader must be one of {', '.join(self._table)}; got {name!r}")
         with self._changed:
             tickets = [self._enqueue(workers.Task(name, kind, *pair)) for pair in pairs]
+            call = Call(len(tickets))
+            self._calls |= dict.fromkeys(tickets, call)
         self._wake()
         with self._changed:
-            # popped as they come, so that a wait over many items does not scan all of them each
-            # time
-            verdicts = []
-            for ticket in tickets:
-                self._changed.wait_for(lambda ticket=ticket: self._fault or ticket in self._results)
-                self._check()
-                verdicts.append(self._results.pop(ticket))
-            return verdicts
+            self._changed.wait_for(lambda: self._fault or not call.num_open)
+            self._check()
+            return [self._results.pop(ticket) for ticket in tickets]
 
     def _wake(self) -> None:
         with self._changed:
@@ -246,8 +251,7 @@ class VerifierPool:
             batches = self._dispatch()
         # Outside the lock: a long text takes its time through a pipe, and nobody is to wait for it.
         for worker, items in batches:
-            # A worker that died meanwhile is noticed at its connection, with its items still
-            # listed.
+            # A worker that died meanwhile is noticed at its connection, its items still listed.
             with contextlib.suppress(OSError):
                 worker.connection.send([(item.ticket, item.task) for item in items])
         timeout = self._until_next_deadline()

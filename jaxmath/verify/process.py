@@ -5,6 +5,7 @@ import dataclasses
 import multiprocessing.connection
 import multiprocessing.context
 import multiprocessing.process
+import os
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -32,6 +33,13 @@ class Worker:
     def kill(self) -> None:
         self.process.kill()
         self.process.join()
+
+
+def num_cores() -> int:
+    """Cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def start(

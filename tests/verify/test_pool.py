@@ -9,7 +9,7 @@ import time
 import hostile_graders
 import pytest
 
-from jaxmath.verify import graders, pool, verdict
+from jaxmath.verify import graders, pool, process, verdict
 
 Outcome = verdict.Outcome
 NAYSAYER = graders.Grader(hostile_graders.never, hostile_graders.never)
@@ -95,7 +95,7 @@ def test_what_a_grader_raises_is_an_error_not_a_wrong_answer(workers):
 
 def test_one_worker_a_core_by_default():
     assert pool.VerifyConfig().num_workers is None
-    assert 1 <= pool.num_cores() <= os.cpu_count()
+    assert 1 <= process.num_cores() <= os.cpu_count()
 
 
 def test_time_in_the_queue_and_asleep_is_not_charged():
@@ -143,8 +143,9 @@ def test_submitting_long_texts_to_busy_workers_does_not_wait():
 
 def test_text_that_is_no_string_is_refused_at_the_door(workers):
     with pytest.raises(TypeError, match="must be str, got str, int"):
-        workers.grade([("1", 1)])
+        workers.grade([("1", "1"), ("1", 1)])
     assert workers.drain() == []
+    assert outcomes(workers.grade([("2", "2")])) == [Outcome.RIGHT]
 
 
 def test_workers_do_not_import_jax(workers):
