@@ -5,9 +5,10 @@ Strict: ordered things (tuples, matrices, ratios, the ends of an interval, the d
   `same` is symmetric.
 """
 
+import collections
 from fractions import Fraction
 
-from jaxmath.verify import answers, evaluate, expression, normalize, units
+from jaxmath.verify import answers, evaluate, exact, expression, normalize, regions, units, words
 from jaxmath.verify.answers import (
     Approximate,
     Assignment,
@@ -27,7 +28,7 @@ from jaxmath.verify.answers import (
     Words,
 )
 
-INFINITE = {answers.INFINITY.node: 1, answers.MINUS_INFINITY.node: -1}
+INFINITE = regions.INFINITE
 
 
 def same(first: answers.Answer, second: answers.Answer) -> str | None:
@@ -66,8 +67,8 @@ def same_values(a: Value, b: Value) -> str | None:
 
 
 def same_words(a: Words, b: Words) -> str | None:
-    words = normalize.in_words(a.text)
-    if words and words == normalize.in_words(b.text):
+    prose = words.in_words(a.text)
+    if prose and prose == words.in_words(b.text):
         return "same words"
     return "same text" if normalize.squeezed(a.text) == normalize.squeezed(b.text) else None
 
@@ -80,17 +81,46 @@ def same_tuples(a: Tuple, b: Tuple) -> str | None:
     return "same tuple" if a.brackets == b.brackets and same_sequence(a.items, b.items) else None
 
 
+MAX_UNKEYED = 60  # members of a list that are compared each with each
+
+
 def same_members(first: tuple, second: tuple) -> bool:
-    """Whether two unordered collections match one to one."""
+    """Whether two unordered collections match one to one. Plain numbers are matched by value, so
+    that only what is left is compared each with each."""
     if len(first) != len(second):
         return False
-    left = list(second)
-    for item in first:
+    keyed = [
+        collections.Counter(key for item in items if (key := key_of(item)) is not None)
+        for items in (first, second)
+    ]
+    if keyed[0] != keyed[1]:
+        return False
+    unkeyed, left = (
+        [item for item in items if key_of(item) is None] for items in (first, second)
+    )
+    if len(left) > MAX_UNKEYED:
+        return False
+    for item in unkeyed:
         match = next((index for index, other in enumerate(left) if same(item, other)), None)
         if match is None:
             return False
         del left[match]
     return True
+
+
+def key_of(item: answers.Answer) -> Fraction | None:
+    """The value of a bare number: equal numbers have equal keys, and nothing else equals them."""
+    if isinstance(item, Value) and item.node[0] in EXACT_NODES and not item.unit:
+        if item.is_percent or expression.symbols(item.node):
+            return None
+        try:
+            return exact.value(item.node, {})
+        except (exact.NotExact, exact.TooLarge, exact.Undefined):
+            return None
+    return None
+
+
+EXACT_NODES = frozenset({"num", "neg", "div"})
 
 
 def same_collections(a: Collection, b: Collection) -> str | None:
@@ -102,8 +132,15 @@ def same_collections(a: Collection, b: Collection) -> str | None:
 
 def distinct(items: tuple) -> tuple:
     members: list = []
+    keys: set[Fraction] = set()
     for item in items:
-        if not any(same(item, member) for member in members):
+        key = key_of(item)
+        if key is not None and key not in keys:
+            keys.add(key)
+            members.append(item)
+        elif key is None and (
+            len(members) > MAX_UNKEYED or not any(same(item, member) for member in members)
+        ):
             members.append(item)
     return tuple(members)
 
@@ -204,13 +241,23 @@ def same_systems(a: System, b: System) -> str | None:
     return None
 
 
+def values_in_order(system: System) -> tuple:
+    """The values of a system as an unnamed tuple would list them: by the alphabet where the names
+    are neighbours in it, such as x and y, else as they were written."""
+    items = system.items
+    names = sorted(item.name for item in items)
+    if all(len(name) == 1 for name in names) and ord(names[-1]) - ord(names[0]) < len(names):
+        items = sorted(items, key=lambda item: item.name)
+    return tuple(item.value for item in items)
+
+
 def system_and_tuple(a: System, b: Tuple) -> str | None:
-    values = tuple(item.value for item in a.items)
+    values = values_in_order(a)
     return "named values in order" if same_sequence(values, b.items) else None
 
 
 def system_and_list(a: System, b: Collection) -> str | None:
-    values = tuple(item.value for item in a.items)
+    values = values_in_order(a)
     return "named values in order" if not b.is_set and same_sequence(values, b.items) else None
 
 
@@ -239,15 +286,30 @@ def same_ratios(a: Ratio, b: Ratio) -> str | None:
     return "same ratio" if all(evaluate.same_value(*pair) for pair in products) else None
 
 
+def ratio_and_value(a: Ratio, b: Value) -> str | None:
+    """`3:4` and 3/4."""
+    if len(a.parts) != 2 or b.is_percent or b.unit:
+        return None
+    quotient = ("div", a.parts[0].node, a.parts[1].node)
+    return "ratio as a fraction" if evaluate.same_value(quotient, b.node) else None
+
+
 def same_clocks(a: Clock, b: Clock) -> str | None:
     if not units.agree(a.unit, b.unit):
         return None
     return "same time" if a.text.lstrip("0") == b.text.lstrip("0") else None
 
 
+def ratio_of(clock: Clock) -> Ratio:
+    return Ratio(tuple(Value(("num", Fraction(part))) for part in clock.text.split(":")))
+
+
 def clock_and_ratio(a: Clock, b: Ratio) -> str | None:
-    parts = tuple(Value(("num", Fraction(part))) for part in a.text.split(":"))
-    return same_ratios(Ratio(parts), b)
+    return same_ratios(ratio_of(a), b)
+
+
+def clock_and_value(a: Clock, b: Value) -> str | None:
+    return None if a.unit else ratio_and_value(ratio_of(a), b)
 
 
 COMPARISONS = {
@@ -271,4 +333,6 @@ COMPARISONS = {
     (Ratio, Ratio): same_ratios,
     (Clock, Clock): same_clocks,
     (Clock, Ratio): clock_and_ratio,
+    (Clock, Value): clock_and_value,
+    (Ratio, Value): ratio_and_value,
 }

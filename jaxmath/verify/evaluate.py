@@ -1,8 +1,8 @@
 """Whether two expression trees have one value: exactly where the value is rational, else by high
 precision.
 
-Constants: rational values are compared as fractions. Others are evaluated with so many digits that
-  two different values which a short formula can write down would differ in them. Formulas with
+Constants: rational values are compared as fractions. Others are evaluated with more digits than the
+  formulas contain, so that two different values which they can write down would differ in them. Formulas with
   variables are compared at several points, chosen by a fixed seed; a rational function that agrees
   at random rational points of this height agrees everywhere but with negligible probability
   (Schwartz 1980). Where a side is not real at a point with negative coordinates, that point says
@@ -91,11 +91,13 @@ def agree_at(
 
 
 def close(first: Node, second: Node, point: Mapping[str, Fraction], real_only: bool) -> bool | None:
-    """Whether two trees agree in floating point. The precision grows with the largest and smallest
-    numbers on the way, so that neither rounding nor a tiny difference can decide wrongly."""
+    """Whether two trees agree in floating point. The precision grows with the digits written and
+    with the largest and smallest numbers on the way, so that neither rounding nor a tiny difference
+    can decide wrongly."""
     magnitude = 0
+    written = digits_in(first) + digits_in(second)
     while True:
-        reader = Approximation(point, GUARD_BITS + 6 * magnitude)
+        reader = Approximation(point, GUARD_BITS + 6 * (magnitude + written))
         a, b = reader(first), reader(second)
         if reader.magnitude <= magnitude + 8:
             break
@@ -108,8 +110,30 @@ def close(first: Node, second: Node, point: Mapping[str, Fraction], real_only: b
     size = max(reader.context.mag(a) if a else -(10**6), reader.context.mag(b) if b else -(10**6))
     difference = a - b
     return not difference or reader.context.mag(difference) - max(size, -magnitude) < -(
-        128 + 2 * magnitude
+        128 + 2 * (magnitude + written)
     )
+
+
+def digits_in(node: Node) -> int:
+    """The bits of the longest number written in a tree."""
+    if node[0] == "num":
+        return exact.bits(node[1])
+    return max((digits_in(part) for part in node[1:] if isinstance(part, tuple)), default=0)
+
+
+def order(first: Node, second: Node) -> int | None:
+    """-1, 0 or 1 as one constant is less than, equal to or greater than another; None if that
+    cannot be told."""
+    if expression.symbols(first) or expression.symbols(second):
+        return None
+    if same_value(first, second):
+        return 0
+    reader = Approximation({}, GUARD_BITS)
+    try:
+        difference = reader(("add", first, ("neg", second)))
+    except (exact.TooLarge, exact.Undefined):
+        return None
+    return (1 if difference.real > 0 else -1) if reader.is_real(difference) else None
 
 
 LOCAL = threading.local()
@@ -245,7 +269,7 @@ class Approximation:
         return self.gamma(n + 1) / (self.gamma(k + 1) * self.gamma(n - k + 1))
 
     def call(self, name: str, value):
-        if value and int(self.context.mag(value)) > 40:
+        if value and int(self.context.mag(value)) > (10 if name in HYPERBOLIC else 40):
             raise exact.TooLarge("argument")
         context = self.context
         if name == "exp":
@@ -254,6 +278,8 @@ class Approximation:
             raise exact.Undefined(name)
         if name in RECIPROCALS:
             return self.op_div(context.mpf(1), self.call(RECIPROCALS[name], value))
+        if name in HYPERBOLIC:  # tanh 100 is 1 but for e^-200
+            self.magnitude = max(self.magnitude, 3 * int(abs(value)))
         function = getattr(context, MPMATH_NAMES.get(name, name))
         try:
             return self.without_noise(context.convert(function(value)), context.mpf(1))
@@ -261,6 +287,7 @@ class Approximation:
             raise exact.Undefined(name) from error
 
 
+HYPERBOLIC = frozenset({"sinh", "cosh", "tanh"})
 RECIPROCALS = {"cot": "tan", "sec": "cos", "csc": "sin", "coth": "tanh"}
 MPMATH_NAMES = {
     "arc" + name: "a" + name for name in ("sin", "cos", "tan", "cot", "sinh", "cosh", "tanh")

@@ -103,7 +103,7 @@ class Parser:
                 self.take()
                 numerator = factors[0] if len(factors) == 1 else ("mul", *factors)
                 factors = [("div", numerator, self.signed_power())]
-            elif self.continues_product(token, inside_function):
+            elif self.continues_product(token, factors[-1], inside_function):
                 factors.append(self.power())
             else:
                 return factors[0] if len(factors) == 1 else ("mul", *factors)
@@ -115,10 +115,11 @@ class Parser:
             return ("neg", node) if sign == "-" else node
         return self.power()
 
-    def continues_product(self, token: str, inside_function: bool) -> bool:
+    def continues_product(self, token: str, before: Node, inside_function: bool) -> bool:
         """Whether a token is a further factor; of a function's bare argument, no function is."""
         if token[:1].isdigit():
-            return self.tokens[self.position - 1] == ")"
+            last = self.tokens[self.position - 1]
+            return last in (")", "!") or (last == "}" and before[0] in ("div", "pow", "root", "binom"))
         return self.starts_factor(token) and not (inside_function and self.is_function(token))
 
     def starts_factor(self, token: str) -> bool:
@@ -139,6 +140,8 @@ class Parser:
             or name in tokens.CONSTANTS
             or name in tokens.GREEK
             or name in tokens.OPAQUE
+            or name in tokens.DECORATIONS
+            or name in tokens.FIGURES
         )
 
     def is_function(self, token: str) -> bool:
@@ -253,7 +256,29 @@ class Parser:
             return self.opaque(name)
         if name in tokens.FUNCTIONS:
             return self.function(name)
+        if name in tokens.DECORATIONS:
+            return self.decorated(name)
+        if name in tokens.FIGURES:
+            return ("sym", f"\\{name} " + self.corners())
         raise Unreadable(f"command \\{name}")
+
+    def decorated(self, name: str) -> Node:
+        """A letter, or the ends of a segment, with a bar or an arrow over it."""
+        start = self.position
+        node = self.argument()
+        letters = "".join(token for token in self.tokens[start : self.position] if token.isalpha())
+        if not (letters.isupper() and len(letters) > 1):
+            return self.symbol(f"\\{name}{{{canon(node)}}}")
+        return node if name == "overline" else ("sym", f"\\{name} {letters}")
+
+    def corners(self) -> str:
+        """The capital letters of an angle or a triangle, or the number of an angle."""
+        letters = []
+        while self.peek().isalpha() and self.peek().isupper() and len(letters) < 4:
+            letters.append(self.take())
+        if not letters:
+            return canon(self.atom())
+        return "".join(letters)
 
     def root(self, name: str) -> Node:
         index = ("num", Fraction(3 if name == "cbrt" else 2))

@@ -22,6 +22,8 @@ GREEK_NAMES = """
 FUNCTIONS = frozenset(FUNCTION_NAMES.split())
 GREEK = frozenset(GREEK_NAMES.split())
 OPAQUE = frozenset({"sum", "prod", "int", "iint", "oint", "lim", "sup", "max", "min", "gcd", "lcm"})
+DECORATIONS = frozenset("bar hat vec overline tilde dot ddot widetilde mathcal overarc".split())
+FIGURES = frozenset("angle triangle square odot".split())
 CONSTANTS = {"pi": "pi", "infty": "inf", "inf": "inf", "infinity": "inf"}
 SPELLINGS = {"asin": "arcsin", "acos": "arccos", "atan": "arctan", "tg": "tan", "ctg": "cot"}
 SPELLINGS |= {"arctg": "arctan", "Log": "log", "Ln": "ln", "Sqrt": "sqrt", "cosec": "csc"}
@@ -30,7 +32,7 @@ PLAIN_NAMES = sorted(FUNCTIONS | SPELLINGS.keys() | CONSTANTS.keys(), key=len, r
 TOKEN = re.compile(
     r"(?P<space>\s+)"
     r"|(?P<repeating>\d*\.\d*\s*\\(?:overline|bar|dot)\s*(?:\{\s*\d+\s*\}|\d))"
-    r"|(?P<number>(?:\d+\.\d*|\.\d+|\d+)(?:[eE][+-]?\d{1,3}(?![\w.]))?)"
+    r"|(?P<number>(?:\d+\.\d*|\.\d+|\d+)(?:(?:E[+-]?|e-?|e\+(?=\d\d))\d{1,3}(?![\w.]))?)"
     r"|(?P<command>\\(?:[A-Za-z]+|[{}|%]))"
     rf"|(?P<name>(?:{'|'.join(PLAIN_NAMES)})(?![a-z]))"
     r"|(?P<letters>[A-Za-z]+)"

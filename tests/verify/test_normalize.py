@@ -2,7 +2,7 @@
 
 import pytest
 
-from jaxmath.verify import normalize
+from jaxmath.verify import normalize, words
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ from jaxmath.verify import normalize
         ("90°", r"90\degree"),
         (r"\textbf{(D)}", "(D)"),
         (r"\text{e}", "e"),
-        (r"6 \text{ and } 8", "6  ; 8"),
+        (r"6 \text{ and } 8", r"6 \and 8"),
         ("x >= 2", r"x \ge 2"),
         ("x**2", "x^2"),
         ("5.", "5"),
@@ -68,7 +68,7 @@ def test_squeezing_does_not_join_numbers():
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "expected"),
     [
         (r"\text{No solution}", "no solution"),
         ("Evelyn", "evelyn"),
@@ -78,5 +78,5 @@ def test_squeezing_does_not_join_numbers():
         ("5 cm", None),
     ],
 )
-def test_in_words(text, words):
-    assert normalize.in_words(text) == words
+def test_in_words(text, expected):
+    assert words.in_words(text) == expected

@@ -15,7 +15,7 @@ from jaxmath.verify import normalize, units
         (r"15\mbox{ cm}^2", "15", "cm^2"),
         ("64 square feet", "64", "ft^2"),
         ("10 cm^2", "10", "cm^2"),
-        (r"5 \mathrm{~km} / \mathrm{h}", "5", "km/h"),
+        (r"5 \mathrm{~km} / \mathrm{h}", "5", "km·h^-1"),
         (r"16\text{ daps}", "16", "daps"),
         (r"30^\circ", "30", "degree"),
         ("12 厘米", "12", "cm"),
