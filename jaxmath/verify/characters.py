@@ -53,7 +53,9 @@ CIRCLED = re.compile("[①-⑳]")
 RAISED = re.compile(f"[{''.join(SUPERSCRIPTS)}]+")
 LOWERED = re.compile(f"[{''.join(SUBSCRIPTS)}]+")
 CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-GROUP_SPACE = re.compile("(?<=[0-9０-９])[\u00a0\u2006-\u2009\u202f](?=[0-9０-９]{3}(?![0-9０-９]))")
+GROUP_SPACE = re.compile(
+    "(?<=[0-9０-９])[\u00a0\u2006-\u2009\u202f](?=[0-9０-９]{3}(?![0-9０-９]))"
+)
 UNSEEN = frozenset({"Cf", "Cs"})
 
 

@@ -89,18 +89,12 @@ def same_members(first: tuple, second: tuple) -> bool:
     that only what is left is compared each with each."""
     if len(first) != len(second):
         return False
-    keyed = [
-        collections.Counter(key for item in items if (key := key_of(item)) is not None)
-        for items in (first, second)
-    ]
-    if keyed[0] != keyed[1]:
+    common = counted(first) & counted(second)
+    unmatched, left = leftover(first, common), leftover(second, common)
+    are_plain = all(isinstance(key_of(item), Fraction) for item in unmatched + left)
+    if len(left) > MAX_UNKEYED or (left and are_plain):
         return False
-    unkeyed, left = (
-        [item for item in items if key_of(item) is None] for items in (first, second)
-    )
-    if len(left) > MAX_UNKEYED:
-        return False
-    for item in unkeyed:
+    for item in unmatched:
         match = next((index for index, other in enumerate(left) if same(item, other)), None)
         if match is None:
             return False
@@ -108,16 +102,36 @@ def same_members(first: tuple, second: tuple) -> bool:
     return True
 
 
-def key_of(item: answers.Answer) -> Fraction | None:
-    """The value of a bare number: equal numbers have equal keys, and nothing else equals them."""
-    if isinstance(item, Value) and item.node[0] in EXACT_NODES and not item.unit:
-        if item.is_percent or expression.symbols(item.node):
-            return None
+def counted(items: tuple) -> collections.Counter:
+    return collections.Counter(key for key in map(key_of, items) if key is not None)
+
+
+def leftover(items: tuple, common: collections.Counter) -> list:
+    """The items but for the plain numbers that are common to both sides."""
+    common, left = common.copy(), []
+    for item in items:
+        key = key_of(item)
+        if key is not None and common[key]:
+            common[key] -= 1
+        else:
+            left.append(item)
+    return left
+
+
+def key_of(item: answers.Answer) -> object:
+    """Something that is equal only for equal items: a plain number's value, the form of a formula,
+    the keys of a tuple. None where there is no such thing."""
+    if isinstance(item, Tuple):
+        keys = tuple(map(key_of, item.items))
+        return None if None in keys else (item.brackets, keys)
+    if not isinstance(item, Value) or item.unit or item.is_percent:
+        return None
+    if item.node[0] in EXACT_NODES and not expression.symbols(item.node):
         try:
             return exact.value(item.node, {})
         except (exact.NotExact, exact.TooLarge, exact.Undefined):
-            return None
-    return None
+            pass
+    return expression.canon(item.node)
 
 
 EXACT_NODES = frozenset({"num", "neg", "div"})
@@ -125,6 +139,8 @@ EXACT_NODES = frozenset({"num", "neg", "div"})
 
 def same_collections(a: Collection, b: Collection) -> str | None:
     first, second = a.items, b.items
+    if (a.is_ordered or b.is_ordered) and not (a.is_set or b.is_set):
+        return "same blanks" if same_sequence(first, second) else None
     if a.is_set or b.is_set or all(isinstance(item, Tuple) for item in first + second):
         first, second = distinct(first), distinct(second)
     return "same members" if same_members(first, second) else None
@@ -132,16 +148,19 @@ def same_collections(a: Collection, b: Collection) -> str | None:
 
 def distinct(items: tuple) -> tuple:
     members: list = []
-    keys: set[Fraction] = set()
+    others: list = []  # those that something with another key may equal
+    keys: set = set()
     for item in items:
         key = key_of(item)
-        if key is not None and key not in keys:
-            keys.add(key)
-            members.append(item)
-        elif key is None and (
-            len(members) > MAX_UNKEYED or not any(same(item, member) for member in members)
-        ):
-            members.append(item)
+        if key is not None and key in keys:
+            continue
+        rivals = others if isinstance(key, Fraction) else members
+        if len(rivals) <= MAX_UNKEYED and any(same(item, member) for member in rivals):
+            continue
+        keys.add(key)
+        members.append(item)
+        if not isinstance(key, Fraction):
+            others.append(item)
     return tuple(members)
 
 

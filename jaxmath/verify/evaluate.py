@@ -2,11 +2,11 @@
 precision.
 
 Constants: rational values are compared as fractions. Others are evaluated with more digits than the
-  formulas contain, so that two different values which they can write down would differ in them. Formulas with
-  variables are compared at several points, chosen by a fixed seed; a rational function that agrees
-  at random rational points of this height agrees everywhere but with negligible probability
-  (Schwartz 1980). Where a side is not real at a point with negative coordinates, that point says
-nothing: `\\sqrt{1/n}` and `1/\\sqrt{n}` are one answer, `\\sqrt{x^2}` and `x` are two.
+formulas contain, so that two different values which they can write down would differ in them.
+Formulas with variables are compared at several points, chosen by a fixed seed; a rational function
+that agrees at random rational points of this height agrees everywhere but with negligible
+probability (Schwartz 1980). Where a side is not real at a point with negative coordinates, that
+point says nothing: `\\sqrt{1/n}` and `1/\\sqrt{n}` are one answer, `\\sqrt{x^2}` and `x` are two.
 
 Everything is bounded: numbers, exponents and factorials beyond the limits are `TooLarge`, before
 they are computed.

@@ -93,7 +93,7 @@ class Parser:
         return ("neg", product) if negative else product
 
     def product(self, inside_function: bool = False) -> Node:
-        factors = [self.power()]
+        factors, divisions = [self.power()], 0
         while True:
             token = self.peek()
             if token in TIMES and not inside_function:
@@ -101,6 +101,9 @@ class Parser:
                 factors.append(self.signed_power())
             elif token == "/" and not inside_function:
                 self.take()
+                divisions += 1
+                if divisions > MAX_DEPTH:
+                    raise Unreadable("divided too often")
                 numerator = factors[0] if len(factors) == 1 else ("mul", *factors)
                 factors = [("div", numerator, self.signed_power())]
             elif self.continues_product(token, factors[-1], inside_function):
@@ -119,7 +122,9 @@ class Parser:
         """Whether a token is a further factor; of a function's bare argument, no function is."""
         if token[:1].isdigit():
             last = self.tokens[self.position - 1]
-            return last in (")", "!") or (last == "}" and before[0] in ("div", "pow", "root", "binom"))
+            return last in (")", "!") or (
+                last == "}" and before[0] in ("div", "pow", "root", "binom")
+            )
         return self.starts_factor(token) and not (inside_function and self.is_function(token))
 
     def starts_factor(self, token: str) -> bool:
@@ -171,7 +176,7 @@ class Parser:
         return ("pow", base, self.nested(self.exponent))
 
     def postfix(self, node: Node) -> Node:
-        while True:
+        for _ in range(MAX_DEPTH):
             token = self.peek()
             if token == "!":
                 self.take()
@@ -186,6 +191,7 @@ class Parser:
                 node = ("div", node, ("num", Fraction(100)))
             else:
                 return node
+        raise Unreadable("too many signs after a value")
 
     def atom(self) -> Node:
         token = self.take()

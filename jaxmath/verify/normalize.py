@@ -17,7 +17,8 @@ ALIASES = {
     "dotsb": r"\ldots", "lbrace": r"\{", "rbrace": r"\}", "lbrack": "[", "rbrack": "]",
     "lvert": "|", "rvert": "|", "vert": "|", "mid": "|", "ast": "*", "star": "*", "div": "/",
     "varnothing": r"\emptyset", "oslash": r"\emptyset", "colon": ":", "lparen": "(", "rparen": ")",
-    "land": r"\and", "lor": r"\or", "overrightarrow": r"\vec", "widehat": r"\hat",
+    "land": r"\and", "lor": r"\or",
+    "overrightarrow": r"\vec", "widehat": r"\hat",
     "lang": r"\langle", "rang": r"\rangle", "reals": r"\mathbb{R}", "R": r"\mathbb{R}", "dbinom": r"\binom", "tbinom": r"\binom",
     "varphi": r"\phi", "varepsilon": r"\epsilon", "thickapprox": r"\approx", "simeq": r"\approx",
     "doteq": r"\approx", "smallsetminus": r"\setminus", "backslash": r"\setminus",
@@ -36,7 +37,9 @@ JOINED_AFTER = re.compile(r"\\!\s+")
 BLANKS = re.compile(r"\\(?:[hv]space|[hv]?phantom)\*?(?:\{[^{}]*\}| [^\s{\\])|\{\s*,\s*\}")
 COLORS = re.compile(r"\\(?:text)?color(?:box)?\s*\{[^{}]*\}")
 LEVEL = r"((?:[^{}]|\{[^{}]*\})*+)"  # of braces: what stands between two, with one level inside
-OVER = re.compile(r"\{((?:(?!\\over|\\choose)[^{}]|\{[^{}]*\})*+)\\(over|choose)(?![A-Za-z])" + LEVEL + r"\}")
+OVER = re.compile(
+    r"\{((?:(?!\\over|\\choose)[^{}]|\{[^{}]*\})*+)\\(over|choose)(?![A-Za-z])" + LEVEL + r"\}"
+)
 OVER_ALL = re.compile(r"([^{}]*?)\\(over|choose)(?![A-Za-z])([^{}]*)")
 
 
@@ -49,8 +52,8 @@ def layout(text: str) -> str:
         if match[0] == "\\\\":
             return match[0]
         if name is None:
-            if mark in (None, "!", "$", "(", ")", "[", "]"):
-                return ""  # \! and \$ join what stands around them; the others delimit
+            if mark in (None, "!", "(", ")", "[", "]"):
+                return ""  # \! joins what stands around it; the others delimit
             return " " if mark in ",;:> \n\t/" else match[0]
         if name in ("left", "right", "middle"):
             return ""  # with the empty delimiter \left.
@@ -81,7 +84,10 @@ OPERATORS = (
     (re.compile(r"(?<![\d)])!="), r" \\ne "),
     (re.compile(r"=="), "="),
     (re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ\b)|\\degree\b|(?<=\d)\s*\\circ\b"), r"\\degree "),
-    (re.compile(r"(?<=\d)\s*\^\s*\{?\s*(?:\\(?:text|mathrm)\s*\{\s*o\s*\}|o(?![a-z]))\s*\}?"), r"\\degree "),
+    (
+        re.compile(r"(?<=\d)\s*\^\s*\{?\s*(?:\\(?:text|mathrm)\s*\{\s*o\s*\}|o(?![a-z]))\s*\}?"),
+        r"\\degree ",
+    ),
     (re.compile(r"\^\s*\{?\s*((?:\\prime\s*)+)\}?"), lambda m: "'" * m[1].count("prime")),
     (re.compile(r"\+\s*\\infty"), r"\\infty"),
     (re.compile(r"\\mathbb\s*([A-Z])\b"), r"\\mathbb{\1}"),
@@ -114,7 +120,9 @@ FUNCTION_NAME = re.compile(
     r"(?:arc)?(?:sin|cos|tan|cot|sec|csc)h?|ln|log|lg|exp|max|min|gcd|lcm|sgn|det|deg|arg"
 )
 HALF_DAY = re.compile(r"([ap])\.?\s?m\.?", re.IGNORECASE)
-TIME_HALF_DAY = re.compile(r"(?<=:\d\d)\s*([APap])\.?\s?[Mm]\b\.?|(?<=\d)\s*(?:([AP])M\b|([ap])\.m\b\.?)")
+TIME_HALF_DAY = re.compile(
+    r"(?<=:\d\d)\s*([APap])\.?\s?[Mm]\b\.?|(?<=\d)\s*(?:([AP])M\b|([ap])\.m\b\.?)"
+)
 WORDS_IN_TEXT = re.compile(r"[^\W\d_]{2,}(?:[ '-][^\W\d_]+)*")
 AND_WORD = re.compile(r"(?<![\\\w])(?:and|AND)(?!\w)|[和与及]|\\wedge(?![A-Za-z])")
 OR_WORD = re.compile(r"(?<![\\\w])(?:or|OR)(?!\w)|或|\\vee(?![A-Za-z])")
@@ -136,7 +144,9 @@ def words(text: str) -> str:
             return r" \and "
         if OR.fullmatch(bare):
             return r" \or "
-        if FUNCTION_NAME.fullmatch(bare) and not (bare == "min" and (before.isdigit() or before == "}")):
+        if FUNCTION_NAME.fullmatch(bare) and not (
+            bare == "min" and (before.isdigit() or before == "}")
+        ):
             return "\\" + bare + " "
         half = HALF_DAY.fullmatch(bare)
         if half:
@@ -224,7 +234,8 @@ def thousands_outside_brackets(text: str) -> str:
 
 
 LABEL = re.compile(
-    r"(?:\\text\{\s?)?(?:(?:the )?(?:final )?answer(?: is)?|答案[是为]?)\s?:?\s?\}?\s?:?\s?(?=[^\s:}])"
+    r"(?:\\text\{\s?)?(?:(?:the )?(?:final )?answer(?: is)?|答案[是为]?)"
+    r"\s?:?\s?\}?\s?:?\s?(?=[^\s:}])"
     r"|\\text\{(?!not\b|no\b)[A-Za-z]{3,12}(?: [a-z]{2,12}){0,3}:\}\s?(?=\S)",
     re.IGNORECASE,
 )

@@ -74,14 +74,23 @@ SYNONYMS = {
     "a.m.": "am a.m. a.m AM",
     "p.m.": "pm p.m. p.m PM",
     "people": "people person persons 人",
-    "piece": "piece pieces pcs way ways men sets 个 件 只 本 颗 块 张 条 名 页 朵 棵 把 支 辆 袋 箱 次 种 组",
+    "piece": "piece pieces pcs way ways men sets 个 件 只 本 颗 块 张 条 名 页 朵 棵 把 支 辆 袋"
+    " 箱 次 种 组",
 }
 CANONICAL_UNIT = {word: unit for unit, spellings in SYNONYMS.items() for word in spellings.split()}
 GENERAL_UNITS = frozenset(
     {"unit", "piece"}
 )  # say that a count is meant, and agree with any other unit
-SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
+SCALES = {
+    "hundred": 100,
+    "thousand": 10**3,
+    "million": 10**6,
+    "billion": 10**9,
+    "trillion": 10**12,
+    "dozen": 12,
+}
 SCALES |= {"万": 10**4, "亿": 10**8}
+DOLLARS_BEFORE = re.compile(r"([-+]?)(?:\\text\{ ?(?:US)? ?\}|US)? ?\\\$ ?")
 CURRENCY_BEFORE = re.compile(
     r"(?:\\text\{ ?(?:US|USD|EUR|Rs\.?)? ?\$?\}|US|Rs\.?|USD|[€£¥₹])\s?(?=[\d.\\-])"
 )
@@ -98,8 +107,10 @@ CONTRADICTING_WORDS = """
     thousandths thirds fourths fifths sixths sevenths eighths ninths half halves true false
 """
 NOT_A_UNIT = frozenset(CONTRADICTING_WORDS.split())
-BARE_LETTERS = frozenset("msghlL")  # units that may stand outside \\text{}; the others are variables
-SMALL_WORDS = frozenset("per of old a each in".split())
+BARE_LETTERS = frozenset(
+    "msghlL"
+)  # units that may stand outside \\text{}; the others are variables
+SMALL_WORDS = frozenset(("per", "of", "old", "a", "each", "in"))
 FORMULA_NAMES = frozenset(name.lower() for name in tokens.PLAIN_NAMES) | {
     name.lower() for name in tokens.GREEK
 }
@@ -139,6 +150,13 @@ class Measured(NamedTuple):
 
 def split(text: str) -> Measured:
     """Take the unit, the percent sign and words such as "million" off the end of a text."""
+    currency = DOLLARS_BEFORE.match(text)
+    if currency:
+        measured = split(currency[1] + text[currency.end() :].replace("\\$", ""))
+        return (
+            measured if measured.unit or measured.is_percent else measured._replace(unit="dollar")
+        )
+    text = text.replace("\\$", "")
     currency = CURRENCY_BEFORE.match(text)
     text = CURRENCY_AFTER.sub("", text[currency.end() :] if currency else text).strip()
     percent = PERCENT.search(text, max(0, len(text) - MAX_UNIT_CHARS))

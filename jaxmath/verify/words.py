@@ -6,7 +6,8 @@ from jaxmath.verify import tokens
 
 TEXT = re.compile(r"\\text\{([^{}]*)\}")
 PUNCTUATION = re.compile(r"[\s.,!?\"'`*_()-]+")
-PLAIN_WORDS = frozenset("yes no odd even red one two six ten may man men day sun mon".split())
+SHORT_WORDS = "yes no odd even red one two six ten may man men day sun mon"
+PLAIN_WORDS = frozenset(SHORT_WORDS.split())
 DIGIT = re.compile(r"\d")
 
 
@@ -32,7 +33,9 @@ def is_word(run: str) -> bool:
     capital only in front."""
     if run.casefold() in PLAIN_WORDS or not run.isascii():
         return run.isalpha()
-    return run.isalpha() and (len(run) > 3 or (len(run) > 2 and run[1:].islower() and run[0].isupper()))
+    return run.isalpha() and (
+        len(run) > 3 or (len(run) > 2 and run[1:].islower() and run[0].isupper())
+    )
 
 
 def is_prose(text: str) -> bool:
@@ -63,9 +66,7 @@ def numeral(words: str | None) -> str | None:
 
 LETTER = re.compile(r"\(?\s?([A-Z])\s?\)?\.?")
 LABELLED = re.compile(r"(?:\(([A-Z])\)|([A-Z])[.:)])(?:\s+(\S.*))?", re.DOTALL)
-ANNOUNCED = re.compile(
-    r"(?:option|choice|answer|选项?|故选)\s?:?\s?(?![a-z])", re.IGNORECASE
-)
+ANNOUNCED = re.compile(r"(?:option|choice|answer|选项?|故选)\s?:?\s?(?-i:(?![a-z]))", re.IGNORECASE)
 ANOTHER_LETTER = re.compile(r"\([A-Z]\)|(?<![\w\\])(?:and|or|\\and|\\or)(?!\w)|^[A-Z][.:)]?$")
 
 

@@ -17,7 +17,7 @@ from jaxmath.verify import normalize, words
         ("（1，2）", "(1,2)"),
         (r"\dfrac{1}{2}", r"\frac {1}{2}"),
         (r"\left( 1 \right)", "( 1 )"),
-        (r"\$5", "5"),
+        (r"\$5", r"\$5"),
         (r"$\displaystyle 5$", "5"),
         (r"12{,}345", "12345"),
         (r"12,\!345", "12345"),
