@@ -47,7 +47,8 @@ def read_matrix(environment: str, body: str, factor: str, read: Read) -> answers
     if not rows or len({len(row) for row in rows}) != 1 or len(rows) * len(rows[0]) > MAX_CELLS:
         raise expression.Unreadable("matrix")
     if factor:
-        node = expression.parse(TIMES_AT_END.sub("", factor))
+        factor = TIMES_AT_END.sub("", factor)
+        node = expression.parse(factor + "1" if factor in ("-", "+") else factor)
         if environment in ("vmatrix", "Vmatrix") or not all(
             isinstance(cell, answers.Value) for row in rows for cell in row
         ):

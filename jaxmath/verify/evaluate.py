@@ -97,7 +97,7 @@ def close(first: Node, second: Node, point: Mapping[str, Fraction], real_only: b
     magnitude = 0
     written = digits_in(first) + digits_in(second)
     while True:
-        reader = Approximation(point, GUARD_BITS + 6 * (magnitude + written))
+        reader = Approximation(point, GUARD_BITS + 6 * (magnitude + written), real_only)
         a, b = reader(first), reader(second)
         if reader.magnitude <= magnitude + 8:
             break
@@ -152,11 +152,14 @@ class Approximation:
     """Evaluates trees at a point with `precision` bits; `magnitude` is the largest |log2| of the
     numbers met.
 
+    With `real_only`, a root, a power or a logarithm of real numbers that is not real is undefined.
+
     Raises (when called):
       TooLarge, Undefined.
     """
 
-    def __init__(self, point: Mapping[str, Fraction], precision: int):
+    def __init__(self, point: Mapping[str, Fraction], precision: int, real_only: bool = False):
+        self.real_only = real_only
         self.context = context()
         self.context.prec = precision
         self.point = point
@@ -174,7 +177,11 @@ class Approximation:
         elif operator == "call":
             value = self.call(arguments[0], self(arguments[1]))
         else:
-            value = getattr(self, "op_" + operator)(*(self(a) for a in arguments))
+            values = [self(argument) for argument in arguments]
+            value = getattr(self, "op_" + operator)(*values)
+            branched = self.real_only and operator in BRANCHED and not self.is_real(value)
+            if branched and all(map(self.is_real, values)):
+                raise exact.Undefined("not real")
         return self.noted(value)
 
     def noted(self, value):
@@ -287,6 +294,7 @@ class Approximation:
             raise exact.Undefined(name) from error
 
 
+BRANCHED = frozenset({"pow", "root", "log"})
 HYPERBOLIC = frozenset({"sinh", "cosh", "tanh"})
 RECIPROCALS = {"cot": "tan", "sec": "cos", "csc": "sin", "coth": "tanh"}
 MPMATH_NAMES = {

@@ -112,7 +112,7 @@ def operators(text: str) -> str:
 
 
 TEXT_COMMAND = re.compile(
-    r"\\(?:text(?:bf|it|rm|normal|sf|tt|up|sl)?|mbox|hbox|mathrm|mathbf|mathit|mathsf|mathtt|boldsymbol|bm|emph"
+    r"\\(?:text(?:bf|it|rm|normal|sf|tt|up|sl)?|mbox|hbox|mathrm|mathbf|mathit|mathsf|mathtt|bold|boldsymbol|bm|emph"
     r"|operatorname\*?|underline|pmb|mathop|rm)\s*\{" + LEVEL + r"\}"
 )
 AND = re.compile(r"[,;]?\s?(?:and|und|et|as well as)[\s,]?|[和与及]", re.IGNORECASE)
@@ -243,6 +243,9 @@ LABEL = re.compile(
 SIGN_BEFORE = re.compile(r"(?:=|\\approx(?![A-Za-z]))\s*(?=[^\s=])")
 
 
+QUOTES = ('""', "``", "`'", "“”")
+
+
 def trimmed(text: str) -> str:
     """Without surrounding space, emphasis, closing punctuation, and what only announces."""
     text = " ".join(text.split())
@@ -252,6 +255,8 @@ def trimmed(text: str) -> str:
             shorter = shorter.rstrip("\\")  # a backslash that escapes nothing, a line that ends
         if len(shorter) > 2 and shorter[:2] == shorter[-2:] == "**":
             shorter = shorter[2:-2]
+        if len(shorter) > 2 and shorter[:1] + shorter[-1:] in QUOTES:
+            shorter = shorter[1:-1]
         label = LABEL.match(shorter) or SIGN_BEFORE.match(shorter)
         if label:
             shorter = shorter[label.end() :]

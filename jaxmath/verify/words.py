@@ -80,7 +80,7 @@ def choice(text: str) -> str | None:
     if letter:
         return letter[1]
     label = LABELLED.fullmatch(text)
-    if not label or (label[3] and (ANOTHER_LETTER.search(label[3]) or label[3][0] in ",;&/\\+-=")):
+    if not label or (label[3] and (ANOTHER_LETTER.search(label[3]) or label[3][0] in ",;&/+-=")):
         return None
     return label[1] or label[2]
 
