@@ -197,7 +197,7 @@ def wrapped(match: re.Match) -> str:
 MARKED_THOUSANDS = re.compile(
     r"(?<=\d)\s?(?:\{\s?,\s?\}\s?|,\s?\\!\s?|\\!\s?,\s?|\\,|\\ |\\;|\\:|~)(?=\d{3}(?!\d))"
 )
-SPACED_THOUSANDS = re.compile(r"([-+]?\d{1,3}(?: \d{3})+)(?![\d ])(?!\s*[\d/.,])")
+SPACED_THOUSANDS = re.compile(r"([-+]?\d{1,3}(?: \d{3})+)(?![\d ])(?!\s*[\d/,])")
 OTHER_THOUSANDS = re.compile(r"[-+]?\d{1,3}(?:(?:'\d{3})+|(?:_\d{3})+|(?:\.\d{3}){2,})")
 
 
