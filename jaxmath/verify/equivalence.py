@@ -49,7 +49,12 @@ def same(first: answers.Answer, second: answers.Answer) -> str | None:
 
 
 def same_values(a: Value, b: Value) -> str | None:
-    if a.is_percent != b.is_percent or not units.agree(a.unit, b.unit):
+    if a.is_percent != b.is_percent:
+        return None
+    if {a.unit, b.unit} == {"degree", "radian"}:
+        nodes = (("deg", v.node) if v.unit == "degree" else v.node for v in (a, b))
+        return "degrees as radians" if evaluate.same_value(*nodes) else None
+    if not units.agree(a.unit, b.unit):
         return None
     if a.node in INFINITE or b.node in INFINITE:
         return "infinity" if INFINITE.get(a.node) == INFINITE.get(b.node) else None
@@ -275,8 +280,13 @@ def system_and_tuple(a: System, b: Tuple) -> str | None:
     return "named values in order" if same_sequence(values, b.items) else None
 
 
+NUMBERED_ROOTS = [{f"{x}_{n}" for n in range(1, last + 1)} for x in "xyzt" for last in (2, 3, 4)]
+
+
 def system_and_list(a: System, b: Collection) -> str | None:
     values = values_in_order(a)
+    if {item.name for item in a.items} in NUMBERED_ROOTS:
+        return "same members" if same_members(values, b.items) else None
     return "named values in order" if not b.is_set and same_sequence(values, b.items) else None
 
 

@@ -27,6 +27,7 @@ Outcome = verdict.Outcome
 
 MAX_ANSWER_CHARS = tokens.MAX_CHARS
 BRACES = re.compile(r"\\.|[{}]", re.DOTALL)
+LIST_MARK = re.compile(r",|;|\\(?:and|or)(?![A-Za-z])")
 MANY_BRACKETS = re.compile(r"[(\[{]{10}")  # more than the reader takes apart
 NUMBER = re.compile(r"[+-]?\d{1,300}(?:\.\d{1,300})?|[+-]?\.\d{1,300}")
 
@@ -124,7 +125,7 @@ def both_readings(gold: str, pred: str) -> tuple[str, str]:
     """`12,345` as a number, unless the other side says by a space or a longer group that it is a
     list."""
     texts = tuple(normalize.thousands_outside_brackets(text) for text in (gold, pred))
-    lists = [len(brackets.split(text, reader.COMMA)[0]) > 1 for text in texts]
+    lists = [len(brackets.split(text, LIST_MARK)[0]) > 1 for text in texts]
     if lists[0] != lists[1]:
         return (gold, texts[1]) if lists[1] else (texts[0], pred)
     return texts

@@ -10,7 +10,7 @@ INDEX = r"(?:\s*_\s*(?:\{[^{}]*\}|[A-Za-z0-9]))?"
 NAME = re.compile(
     rf"(?:m?\s*\\(?:angle|triangle)\s*)?(?:{LETTER}{INDEX}'*|[A-Z]{{2,4}}'*|\\(?:overline|vec|hat|bar)\s*\{{[A-Za-z]+\}}"
     rf"|\\text\{{[^{{}}]*\}}{INDEX}|(?:sum|ans|[A-Za-z]{{4,}})(?: [A-Za-z]+)*{INDEX}"
-    rf"|P\s*\([^()]*\))"
+    rf"|P\s*\([^()]*\)|\\frac ?\{{d[a-z]?\}} ?\{{d[a-z]\}})"
     rf"(?:\s*\^\s*\{{\s*-1\s*\}})?(?:\s*\(\s*{LETTER}{INDEX}(?:\s*,\s*{LETTER}{INDEX})*\s*\)|\s*\(-?\d+\))?"
 )
 TUPLE_NAME = re.compile(rf"\(\s*{LETTER}{INDEX}(?:\s*,\s*{LETTER}{INDEX})+\s*\)")

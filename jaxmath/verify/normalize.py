@@ -213,7 +213,7 @@ def thousands(text: str) -> str:
     return text
 
 
-PLAIN_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
+PLAIN_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!\d|,\d)")
 
 
 def thousands_outside_brackets(text: str) -> str:

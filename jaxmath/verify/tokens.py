@@ -34,7 +34,7 @@ PLAIN_NAMES = sorted(FUNCTIONS | SPELLINGS.keys() | CONSTANTS.keys(), key=len, r
 TOKEN = re.compile(
     r"(?P<space>\s+)"
     r"|(?P<repeating>\d*\.\d*\s*\\(?:overline|bar|dot)\s*(?:\{\s*\d+\s*\}|\d))"
-    r"|(?P<number>(?:\d+\.\d*|\.\d+|\d+)(?:(?:E[+-]?|e-?|e\+(?=\d\d))\d{1,3}(?![\w.]))?)"
+    r"|(?P<number>(?:\d+\.(?:\d+|(?![\d(]))|\.\d+|\d+)(?:(?:E[+-]?|e-?|e\+(?=\d\d))\d{1,3}(?![\w.]))?)"
     r"|(?P<command>\\(?:[A-Za-z]+|[{}|%]))"
     rf"|(?P<name>(?:{'|'.join(PLAIN_NAMES)})(?![a-z]))"
     r"|(?P<letters>[A-Za-z]+)"

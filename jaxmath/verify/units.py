@@ -117,9 +117,8 @@ FORMULA_NAMES = frozenset(name.lower() for name in tokens.PLAIN_NAMES) | {
 POWER = r"(?:\s*\^\s*\{?\s*(?P<power>-?\d)\s*\}?)?"
 TEXT_UNIT = re.compile(r"\s?\\text\{ ?(?P<unit>[^{}]+)\}" + POWER + r"$")
 WORD_UNIT = re.compile(
-    r"(?P<space>(?<!\s)\s*)(?P<unit>(?<![^\W\d_])[^\W\d_][^\W\d_./ ]*(?:[ /]+[^\W\d_]+)*+\.?)"
-    + POWER
-    + r"$"
+    r"(?P<space>(?<!\s)\s*)(?P<unit>(?<![^\W\d_])(?<!\\)[^\W\d_][^\W\d_./ ]*"
+    r"(?:[ /]+[^\W\d_]+)*+\.?)" + POWER + r"$"
 )
 TEMPERATURE = re.compile(r"\\degree\s?(?:\\text\{ ?([CF])\}|([CF]))$")
 FUNCTION = re.compile(r"\\(?:arc)?(?:sin|cos|tan|cot|sec|csc)")
