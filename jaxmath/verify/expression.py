@@ -375,6 +375,13 @@ def canon(node: Node) -> str:
     return operator + "(" + ",".join(parts) + ")"
 
 
+def renamed(node: Node, old: str, new: str) -> Node:
+    """The tree with another name for a variable."""
+    if node == ("sym", old):
+        return ("sym", new)
+    return tuple(renamed(part, old, new) if isinstance(part, tuple) else part for part in node)
+
+
 def symbols(node: Node) -> frozenset[str]:
     """Names of the variables in a tree."""
     if node[0] == "sym":

@@ -93,6 +93,7 @@ OPERATORS = (
     (re.compile(r"\+\s*\\infty"), r"\\infty"),
     (re.compile(r"\\mathbb\s*([A-Z])\b"), r"\\mathbb{\1}"),
     (re.compile(r"\\mathbf\s*\{\s*R\s*\}"), r"\\mathbb{R}"),
+    (re.compile(r"[,;]?\s?\(\s?([a-z]\s?\\in\b[^()]*)\)$"), r", \1"),
     (re.compile(r"\\\*"), "*"),
     (re.compile(r"(?:\\(?:text|mathrm|mbox|textbf)\s?)?\{\s?\}"), ""),
     # a space lost between a function and its argument: \cotx

@@ -92,6 +92,10 @@ def collect(items: list[answers.Answer]) -> answers.Answer:
     if len(items) > MAX_ITEMS:
         raise expression.Unreadable(f"{len(items)} items")
     first, *rest = items
+    if isinstance(items[-1], answers.Assignment) and items[-1].value == INTEGERS:
+        variable = items[-1].name
+        items = [with_integer(item, variable) for item in items[:-1]] + [ANY_INTEGER]
+        first, *rest = items
     if isinstance(first, answers.Solved) and regions.excludes(first.region):
         return except_points(first, rest) or answers.Collection(answers.flat(items))
     if isinstance(first, answers.Assignment) and not any(
@@ -114,6 +118,19 @@ def collect(items: list[answers.Answer]) -> answers.Answer:
             return systems[0] if len(systems) == 1 else answers.Collection(tuple(systems))
         return answers.System(tuple(items))
     return answers.Collection(answers.flat(items))
+
+
+INTEGERS = answers.Words("\\mathbb{Z}")
+ANY_INTEGER = answers.Assignment("\\integer", INTEGERS)
+
+
+def with_integer(item: answers.Answer, variable: str) -> answers.Answer:
+    """An item that holds for every integer `variable`, with one name for all such variables."""
+    if isinstance(item, answers.Value):
+        return item._replace(node=expression.renamed(item.node, variable, ANY_INTEGER.name))
+    if isinstance(item, answers.Assignment):
+        return item._replace(value=with_integer(item.value, variable))
+    return item
 
 
 def except_points(first: answers.Solved, rest: list[answers.Answer]) -> answers.Solved | None:

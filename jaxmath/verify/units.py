@@ -105,6 +105,7 @@ CONTRADICTING_WORDS = """
     none never unless with without either both mod modulo into equals equal integer real even
     odd prime any all undefined other others remainder base factorial root tenth tenths hundredths
     thousandths thirds fourths fifths sixths sevenths eighths ninths half halves true false
+    millionths billionths doubled tripled halved twice thrice short left behind
 """
 NOT_A_UNIT = frozenset(CONTRADICTING_WORDS.split())
 BARE_LETTERS = frozenset(
@@ -178,7 +179,7 @@ def split(text: str) -> Measured:
         if not VALUE.search(value) or not is_unit_phrase(phrase) or value[-1:] in "+-*/^_=<>(":
             break
         phrase_words = phrase.split()
-        if phrase_words[0].lower() in SCALES:
+        while phrase_words and phrase_words[0].lower() in SCALES:
             scale *= SCALES[phrase_words.pop(0).lower()]
         if phrase_words:
             found.insert(0, canonical_unit(" ".join(phrase_words), match["power"]))

@@ -65,6 +65,8 @@ SAME = [
     (r"\frac{10!}{3!7!}", "120"),
     (r"x_0+\unknown{\frac12}", r"x_{0}+\unknown{\frac{1}{2}}"),
     (r"\frac{dy}{dx}=2x", "2x"),
+    (r"\frac{\pi}{6}+2k\pi,k\in\mathbb{Z}", r"2n\pi+\frac{\pi}{6}\ (n\in\mathbb{Z})"),
+    (r"x=\frac{\pi}{6}+k\pi,k\in\mathbb{Z}", r"x=\frac{\pi}{6}+m\pi, m \in \mathbb{Z}"),
 ]
 DIFFERENT = [
     ("1/3", "0.33"),
@@ -135,6 +137,9 @@ DIFFERENT = [
     ("1, 2, \\ldots, n", "1, 3, 5, \\ldots, 2n-1"),
     (r"1 - \frac{1}{\mathrm{e}}", r"1 + \frac{1}{\mathrm{e}}"),
     ("0", "0.(3)"),
+    (r"\frac{\pi}{6}+2k\pi,k\in\mathbb{Z}", r"\frac{\pi}{6}+k\pi,k\in\mathbb{Z}"),
+    (r"\frac{\pi}{6}+2k\pi,k\in\mathbb{Z}", r"\frac{\pi}{6}+2k\pi,n\in\mathbb{Z}"),
+    (r"\{x|x=3k,k\in \mathbb{Z}\}", r"\{x|x=2k,k\in \mathbb{Z}\}"),
 ]
 
 

@@ -57,6 +57,7 @@ def test_percent_is_kept_apart_from_units(text):
 
 
 def test_million_scales_the_value():
+    assert units.split("5 hundred thousand").scale == 10**5
     assert units.split(r"5 \text{million dollars}") == ("5", "dollar", Fraction(10**6), False)
 
 
