@@ -25,6 +25,8 @@ Node = expression.Node
 MAX_MAGNITUDE = 2000  # bits; binary order of magnitude of any number met in floating point
 MAX_GAMMA = 60
 GUARD_BITS = 256
+MAX_WORK = 2_000_000  # bits of precision times operations of a comparison
+MAX_GAMMA_BITS = 4000  # of precision, between the integers
 NUM_POINTS = 3  # of each kind: positive, and of mixed signs
 
 
@@ -96,8 +98,12 @@ def close(first: Node, second: Node, point: Mapping[str, Fraction], real_only: b
     can decide wrongly."""
     magnitude = 0
     written = digits_in(first) + digits_in(second)
+    size = node_count(first) + node_count(second)
     while True:
-        reader = Approximation(point, GUARD_BITS + 6 * (magnitude + written), real_only)
+        precision = GUARD_BITS + 6 * magnitude + 2 * written
+        if precision * size > MAX_WORK:
+            raise exact.TooLarge("long formula of long numbers")
+        reader = Approximation(point, precision, real_only)
         a, b = reader(first), reader(second)
         if reader.magnitude <= magnitude + 8:
             break
@@ -107,11 +113,16 @@ def close(first: Node, second: Node, point: Mapping[str, Fraction], real_only: b
         return None
     if point and reader.is_real(a) != reader.is_real(b):
         return None  # the principal branch on one side, the real one on the other
-    size = max(reader.context.mag(a) if a else -(10**6), reader.context.mag(b) if b else -(10**6))
-    difference = a - b
-    return not difference or reader.context.mag(difference) - max(size, -magnitude) < -(
-        128 + 2 * (magnitude + written)
+    largest = max(
+        reader.context.mag(a) if a else -(10**6), reader.context.mag(b) if b else -(10**6)
     )
+    difference = a - b
+    tolerance = 128 + 2 * magnitude + written
+    return not difference or reader.context.mag(difference) - max(largest, -magnitude) < -tolerance
+
+
+def node_count(node: Node) -> int:
+    return 1 + sum(node_count(part) for part in node[1:] if isinstance(part, tuple))
 
 
 def digits_in(node: Node) -> int:
@@ -268,6 +279,8 @@ class Approximation:
         # between the integers Γ is slow to compute, and such a point is only a test of an identity
         if abs(value) > (exact.MAX_FACTORIAL if self.context.isint(value) else MAX_GAMMA):
             raise exact.TooLarge("factorial")
+        if self.precision > MAX_GAMMA_BITS and not self.context.isint(value):
+            raise exact.TooLarge("factorial to many digits")
         if self.context.isint(value) and value.real <= 0:
             raise exact.Undefined("pole")
         return self.context.gamma(value)

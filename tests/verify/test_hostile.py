@@ -99,6 +99,10 @@ BOMBS = {
     "nested texts": r"\text{" * 600 + "5" + "}" * 600,
     "matrices in matrices": r"\begin{pmatrix}" * 200 + "5" + r"\end{pmatrix}" * 200,
     "decimals": "3." + "1" * 4000,
+    "long numbers in a long formula": "0."
+    + "3" * 990
+    + "".join(rf"+\sin({n}x)\arctan({n}x)" for n in range(2, 40)),
+    "gamma of a long number": "(x+0." + "3" * 990 + ")!",
     "ligature": "\ufdfa" * 4000,
 }
 
