@@ -28,10 +28,12 @@ class Tuple(NamedTuple):
 
 
 class Collection(NamedTuple):
-    """Unordered: a set, or a list of solutions. `is_set` where braces said so."""
+    """Unordered: a set, or a list of solutions. `is_set` where braces said so. Values between
+    semicolons fill one blank each: they are ordered."""
 
     items: tuple
     is_set: bool = False
+    is_ordered: bool = False
 
 
 class Interval(NamedTuple):
@@ -132,3 +134,12 @@ def region(answer: Answer) -> Interval | Union | None:
         if isinstance(low, Value) and isinstance(high, Value):
             return Interval(low, high, False, False)
     return None
+
+
+def flat(items: list[Answer]) -> tuple:
+    """Items, with the two values of a ± and the members of inner lists in place."""
+    members = []
+    for item in items:
+        inner = isinstance(item, Collection) and not item.is_set
+        members.extend(item.items if inner else [item])
+    return tuple(members)

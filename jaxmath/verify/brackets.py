@@ -7,6 +7,7 @@ Round and square brackets may close each other, as in `[0, 1)`.
 import re
 
 OPEN, CLOSE = "([{", ")]}"
+COMMAND = re.compile(r"\\[A-Za-z]+|\\.", re.DOTALL)
 BEGIN_END = re.compile(r"\\(begin|end)\s*\{")
 
 
@@ -35,7 +36,7 @@ def split(text: str, separators: re.Pattern) -> tuple[list[str], list[str]]:
             start = position = match.end()
             continue
         if character == "\\":
-            command = re.compile(r"\\[A-Za-z]+|\\.", re.DOTALL).match(text, position)
+            command = COMMAND.match(text, position)
             position = command.end() if command else position + 1
             continue
         depth += (character in OPEN) - (character in CLOSE)

@@ -5,9 +5,10 @@ Strict: ordered things (tuples, matrices, ratios, the ends of an interval, the d
   `same` is symmetric.
 """
 
+import collections
 from fractions import Fraction
 
-from jaxmath.verify import answers, evaluate, expression, normalize, units
+from jaxmath.verify import answers, evaluate, exact, expression, normalize, regions, units, words
 from jaxmath.verify.answers import (
     Approximate,
     Assignment,
@@ -27,7 +28,7 @@ from jaxmath.verify.answers import (
     Words,
 )
 
-INFINITE = {answers.INFINITY.node: 1, answers.MINUS_INFINITY.node: -1}
+INFINITE = regions.INFINITE
 
 
 def same(first: answers.Answer, second: answers.Answer) -> str | None:
@@ -48,7 +49,12 @@ def same(first: answers.Answer, second: answers.Answer) -> str | None:
 
 
 def same_values(a: Value, b: Value) -> str | None:
-    if a.is_percent != b.is_percent or not units.agree(a.unit, b.unit):
+    if a.is_percent != b.is_percent:
+        return None
+    if {a.unit, b.unit} == {"degree", "radian"}:
+        nodes = (("deg", v.node) if v.unit == "degree" else v.node for v in (a, b))
+        return "degrees as radians" if evaluate.same_value(*nodes) else None
+    if not units.agree(a.unit, b.unit):
         return None
     if a.node in INFINITE or b.node in INFINITE:
         return "infinity" if INFINITE.get(a.node) == INFINITE.get(b.node) else None
@@ -66,8 +72,8 @@ def same_values(a: Value, b: Value) -> str | None:
 
 
 def same_words(a: Words, b: Words) -> str | None:
-    words = normalize.in_words(a.text)
-    if words and words == normalize.in_words(b.text):
+    prose = words.in_words(a.text)
+    if prose and prose == words.in_words(b.text):
         return "same words"
     return "same text" if normalize.squeezed(a.text) == normalize.squeezed(b.text) else None
 
@@ -80,12 +86,20 @@ def same_tuples(a: Tuple, b: Tuple) -> str | None:
     return "same tuple" if a.brackets == b.brackets and same_sequence(a.items, b.items) else None
 
 
+MAX_UNKEYED = 60  # members of a list that are compared each with each
+
+
 def same_members(first: tuple, second: tuple) -> bool:
-    """Whether two unordered collections match one to one."""
+    """Whether two unordered collections match one to one. Plain numbers are matched by value, so
+    that only what is left is compared each with each."""
     if len(first) != len(second):
         return False
-    left = list(second)
-    for item in first:
+    common = counted(first) & counted(second)
+    unmatched, left = leftover(first, common), leftover(second, common)
+    are_plain = all(isinstance(key_of(item), Fraction) for item in unmatched + left)
+    if len(left) > MAX_UNKEYED or (left and are_plain):
+        return False
+    for item in unmatched:
         match = next((index for index, other in enumerate(left) if same(item, other)), None)
         if match is None:
             return False
@@ -93,8 +107,45 @@ def same_members(first: tuple, second: tuple) -> bool:
     return True
 
 
+def counted(items: tuple) -> collections.Counter:
+    return collections.Counter(key for key in map(key_of, items) if key is not None)
+
+
+def leftover(items: tuple, common: collections.Counter) -> list:
+    """The items but for the plain numbers that are common to both sides."""
+    common, left = common.copy(), []
+    for item in items:
+        key = key_of(item)
+        if key is not None and common[key]:
+            common[key] -= 1
+        else:
+            left.append(item)
+    return left
+
+
+def key_of(item: answers.Answer) -> object:
+    """Something that is equal only for equal items: a plain number's value, the form of a formula,
+    the keys of a tuple. None where there is no such thing."""
+    if isinstance(item, Tuple):
+        keys = tuple(map(key_of, item.items))
+        return None if None in keys else (item.brackets, keys)
+    if not isinstance(item, Value) or item.unit or item.is_percent:
+        return None
+    if item.node[0] in EXACT_NODES and not expression.symbols(item.node):
+        try:
+            return exact.value(item.node, {})
+        except (exact.NotExact, exact.TooLarge, exact.Undefined):
+            pass
+    return expression.canon(item.node)
+
+
+EXACT_NODES = frozenset({"num", "neg", "div"})
+
+
 def same_collections(a: Collection, b: Collection) -> str | None:
     first, second = a.items, b.items
+    if (a.is_ordered or b.is_ordered) and not (a.is_set or b.is_set):
+        return "same blanks" if same_sequence(first, second) else None
     if a.is_set or b.is_set or all(isinstance(item, Tuple) for item in first + second):
         first, second = distinct(first), distinct(second)
     return "same members" if same_members(first, second) else None
@@ -102,9 +153,19 @@ def same_collections(a: Collection, b: Collection) -> str | None:
 
 def distinct(items: tuple) -> tuple:
     members: list = []
+    others: list = []  # those that something with another key may equal
+    keys: set = set()
     for item in items:
-        if not any(same(item, member) for member in members):
-            members.append(item)
+        key = key_of(item)
+        if key is not None and key in keys:
+            continue
+        rivals = others if isinstance(key, Fraction) else members
+        if len(rivals) <= MAX_UNKEYED and any(same(item, member) for member in rivals):
+            continue
+        keys.add(key)
+        members.append(item)
+        if not isinstance(key, Fraction):
+            others.append(item)
     return tuple(members)
 
 
@@ -204,13 +265,28 @@ def same_systems(a: System, b: System) -> str | None:
     return None
 
 
+def values_in_order(system: System) -> tuple:
+    """The values of a system as an unnamed tuple would list them: by the alphabet where the names
+    are neighbours in it, such as x and y, else as they were written."""
+    items = system.items
+    names = sorted(item.name for item in items)
+    if all(len(name) == 1 for name in names) and ord(names[-1]) - ord(names[0]) < len(names):
+        items = sorted(items, key=lambda item: item.name)
+    return tuple(item.value for item in items)
+
+
 def system_and_tuple(a: System, b: Tuple) -> str | None:
-    values = tuple(item.value for item in a.items)
+    values = values_in_order(a)
     return "named values in order" if same_sequence(values, b.items) else None
 
 
+NUMBERED_ROOTS = [{f"{x}_{n}" for n in range(1, last + 1)} for x in "xyzt" for last in (2, 3, 4)]
+
+
 def system_and_list(a: System, b: Collection) -> str | None:
-    values = tuple(item.value for item in a.items)
+    values = values_in_order(a)
+    if {item.name for item in a.items} in NUMBERED_ROOTS:
+        return "same members" if same_members(values, b.items) else None
     return "named values in order" if not b.is_set and same_sequence(values, b.items) else None
 
 
@@ -239,15 +315,30 @@ def same_ratios(a: Ratio, b: Ratio) -> str | None:
     return "same ratio" if all(evaluate.same_value(*pair) for pair in products) else None
 
 
+def ratio_and_value(a: Ratio, b: Value) -> str | None:
+    """`3:4` and 3/4."""
+    if len(a.parts) != 2 or b.is_percent or b.unit:
+        return None
+    quotient = ("div", a.parts[0].node, a.parts[1].node)
+    return "ratio as a fraction" if evaluate.same_value(quotient, b.node) else None
+
+
 def same_clocks(a: Clock, b: Clock) -> str | None:
     if not units.agree(a.unit, b.unit):
         return None
     return "same time" if a.text.lstrip("0") == b.text.lstrip("0") else None
 
 
+def ratio_of(clock: Clock) -> Ratio:
+    return Ratio(tuple(Value(("num", Fraction(part))) for part in clock.text.split(":")))
+
+
 def clock_and_ratio(a: Clock, b: Ratio) -> str | None:
-    parts = tuple(Value(("num", Fraction(part))) for part in a.text.split(":"))
-    return same_ratios(Ratio(parts), b)
+    return same_ratios(ratio_of(a), b)
+
+
+def clock_and_value(a: Clock, b: Value) -> str | None:
+    return None if a.unit else ratio_and_value(ratio_of(a), b)
 
 
 COMPARISONS = {
@@ -271,4 +362,6 @@ COMPARISONS = {
     (Ratio, Ratio): same_ratios,
     (Clock, Clock): same_clocks,
     (Clock, Ratio): clock_and_ratio,
+    (Clock, Value): clock_and_value,
+    (Ratio, Value): ratio_and_value,
 }

@@ -1,12 +1,12 @@
 """Whether two expression trees have one value: exactly where the value is rational, else by high
 precision.
 
-Constants: rational values are compared as fractions. Others are evaluated with so many digits that
-  two different values which a short formula can write down would differ in them. Formulas with
-  variables are compared at several points, chosen by a fixed seed; a rational function that agrees
-  at random rational points of this height agrees everywhere but with negligible probability
-  (Schwartz 1980). Where a side is not real at a point with negative coordinates, that point says
-nothing: `\\sqrt{1/n}` and `1/\\sqrt{n}` are one answer, `\\sqrt{x^2}` and `x` are two.
+Constants: rational values are compared as fractions. Others are evaluated with more digits than the
+formulas contain, so that two different values which they can write down would differ in them.
+Formulas with variables are compared at several points, chosen by a fixed seed; a rational function
+that agrees at random rational points of this height agrees everywhere but with negligible
+probability (Schwartz 1980). Where a side is not real at a point with negative coordinates, that
+point says nothing: `\\sqrt{1/n}` and `1/\\sqrt{n}` are one answer, `\\sqrt{x^2}` and `x` are two.
 
 Everything is bounded: numbers, exponents and factorials beyond the limits are `TooLarge`, before
 they are computed.
@@ -25,6 +25,8 @@ Node = expression.Node
 MAX_MAGNITUDE = 2000  # bits; binary order of magnitude of any number met in floating point
 MAX_GAMMA = 60
 GUARD_BITS = 256
+MAX_WORK = 2_000_000  # bits of precision times operations of a comparison
+MAX_GAMMA_BITS = 4000  # of precision, between the integers
 NUM_POINTS = 3  # of each kind: positive, and of mixed signs
 
 
@@ -91,11 +93,17 @@ def agree_at(
 
 
 def close(first: Node, second: Node, point: Mapping[str, Fraction], real_only: bool) -> bool | None:
-    """Whether two trees agree in floating point. The precision grows with the largest and smallest
-    numbers on the way, so that neither rounding nor a tiny difference can decide wrongly."""
+    """Whether two trees agree in floating point. The precision grows with the digits written and
+    with the largest and smallest numbers on the way, so that neither rounding nor a tiny difference
+    can decide wrongly."""
     magnitude = 0
+    written = digits_in(first) + digits_in(second)
+    size = node_count(first) + node_count(second)
     while True:
-        reader = Approximation(point, GUARD_BITS + 6 * magnitude)
+        precision = GUARD_BITS + 6 * magnitude + 2 * written
+        if precision * size > MAX_WORK:
+            raise exact.TooLarge("long formula of long numbers")
+        reader = Approximation(point, precision, real_only)
         a, b = reader(first), reader(second)
         if reader.magnitude <= magnitude + 8:
             break
@@ -105,11 +113,38 @@ def close(first: Node, second: Node, point: Mapping[str, Fraction], real_only: b
         return None
     if point and reader.is_real(a) != reader.is_real(b):
         return None  # the principal branch on one side, the real one on the other
-    size = max(reader.context.mag(a) if a else -(10**6), reader.context.mag(b) if b else -(10**6))
-    difference = a - b
-    return not difference or reader.context.mag(difference) - max(size, -magnitude) < -(
-        128 + 2 * magnitude
+    largest = max(
+        reader.context.mag(a) if a else -(10**6), reader.context.mag(b) if b else -(10**6)
     )
+    difference = a - b
+    tolerance = 128 + 2 * magnitude + written
+    return not difference or reader.context.mag(difference) - max(largest, -magnitude) < -tolerance
+
+
+def node_count(node: Node) -> int:
+    return 1 + sum(node_count(part) for part in node[1:] if isinstance(part, tuple))
+
+
+def digits_in(node: Node) -> int:
+    """The bits of the longest number written in a tree."""
+    if node[0] == "num":
+        return exact.bits(node[1])
+    return max((digits_in(part) for part in node[1:] if isinstance(part, tuple)), default=0)
+
+
+def order(first: Node, second: Node) -> int | None:
+    """-1, 0 or 1 as one constant is less than, equal to or greater than another; None if that
+    cannot be told."""
+    if expression.symbols(first) or expression.symbols(second):
+        return None
+    if same_value(first, second):
+        return 0
+    reader = Approximation({}, GUARD_BITS)
+    try:
+        difference = reader(("add", first, ("neg", second)))
+    except (exact.TooLarge, exact.Undefined):
+        return None
+    return (1 if difference.real > 0 else -1) if reader.is_real(difference) else None
 
 
 LOCAL = threading.local()
@@ -128,11 +163,14 @@ class Approximation:
     """Evaluates trees at a point with `precision` bits; `magnitude` is the largest |log2| of the
     numbers met.
 
+    With `real_only`, a root, a power or a logarithm of real numbers that is not real is undefined.
+
     Raises (when called):
       TooLarge, Undefined.
     """
 
-    def __init__(self, point: Mapping[str, Fraction], precision: int):
+    def __init__(self, point: Mapping[str, Fraction], precision: int, real_only: bool = False):
+        self.real_only = real_only
         self.context = context()
         self.context.prec = precision
         self.point = point
@@ -150,7 +188,11 @@ class Approximation:
         elif operator == "call":
             value = self.call(arguments[0], self(arguments[1]))
         else:
-            value = getattr(self, "op_" + operator)(*(self(a) for a in arguments))
+            values = [self(argument) for argument in arguments]
+            value = getattr(self, "op_" + operator)(*values)
+            branched = self.real_only and operator in BRANCHED and not self.is_real(value)
+            if branched and all(map(self.is_real, values)):
+                raise exact.Undefined("not real")
         return self.noted(value)
 
     def noted(self, value):
@@ -237,6 +279,8 @@ class Approximation:
         # between the integers Γ is slow to compute, and such a point is only a test of an identity
         if abs(value) > (exact.MAX_FACTORIAL if self.context.isint(value) else MAX_GAMMA):
             raise exact.TooLarge("factorial")
+        if self.precision > MAX_GAMMA_BITS and not self.context.isint(value):
+            raise exact.TooLarge("factorial to many digits")
         if self.context.isint(value) and value.real <= 0:
             raise exact.Undefined("pole")
         return self.context.gamma(value)
@@ -245,7 +289,7 @@ class Approximation:
         return self.gamma(n + 1) / (self.gamma(k + 1) * self.gamma(n - k + 1))
 
     def call(self, name: str, value):
-        if value and int(self.context.mag(value)) > 40:
+        if value and int(self.context.mag(value)) > (10 if name in HYPERBOLIC else 40):
             raise exact.TooLarge("argument")
         context = self.context
         if name == "exp":
@@ -254,6 +298,8 @@ class Approximation:
             raise exact.Undefined(name)
         if name in RECIPROCALS:
             return self.op_div(context.mpf(1), self.call(RECIPROCALS[name], value))
+        if name in HYPERBOLIC:  # tanh 100 is 1 but for e^-200
+            self.magnitude = max(self.magnitude, 3 * int(abs(value)))
         function = getattr(context, MPMATH_NAMES.get(name, name))
         try:
             return self.without_noise(context.convert(function(value)), context.mpf(1))
@@ -261,6 +307,8 @@ class Approximation:
             raise exact.Undefined(name) from error
 
 
+BRANCHED = frozenset({"pow", "root", "log"})
+HYPERBOLIC = frozenset({"sinh", "cosh", "tanh"})
 RECIPROCALS = {"cot": "tan", "sec": "cos", "csc": "sin", "coth": "tanh"}
 MPMATH_NAMES = {
     "arc" + name: "a" + name for name in ("sin", "cos", "tan", "cot", "sinh", "cosh", "tanh")

@@ -93,7 +93,7 @@ class Parser:
         return ("neg", product) if negative else product
 
     def product(self, inside_function: bool = False) -> Node:
-        factors = [self.power()]
+        factors, divisions = [self.power()], 0
         while True:
             token = self.peek()
             if token in TIMES and not inside_function:
@@ -101,9 +101,12 @@ class Parser:
                 factors.append(self.signed_power())
             elif token == "/" and not inside_function:
                 self.take()
+                divisions += 1
+                if divisions > MAX_DEPTH:
+                    raise Unreadable("divided too often")
                 numerator = factors[0] if len(factors) == 1 else ("mul", *factors)
                 factors = [("div", numerator, self.signed_power())]
-            elif self.continues_product(token, inside_function):
+            elif self.continues_product(token, factors[-1], inside_function):
                 factors.append(self.power())
             else:
                 return factors[0] if len(factors) == 1 else ("mul", *factors)
@@ -115,10 +118,13 @@ class Parser:
             return ("neg", node) if sign == "-" else node
         return self.power()
 
-    def continues_product(self, token: str, inside_function: bool) -> bool:
+    def continues_product(self, token: str, before: Node, inside_function: bool) -> bool:
         """Whether a token is a further factor; of a function's bare argument, no function is."""
         if token[:1].isdigit():
-            return self.tokens[self.position - 1] == ")"
+            last = self.tokens[self.position - 1]
+            return last in (")", "!") or (
+                last == "}" and before[0] in ("div", "pow", "root", "binom")
+            )
         return self.starts_factor(token) and not (inside_function and self.is_function(token))
 
     def starts_factor(self, token: str) -> bool:
@@ -139,6 +145,8 @@ class Parser:
             or name in tokens.CONSTANTS
             or name in tokens.GREEK
             or name in tokens.OPAQUE
+            or name in tokens.DECORATIONS
+            or name in tokens.FIGURES
         )
 
     def is_function(self, token: str) -> bool:
@@ -168,7 +176,7 @@ class Parser:
         return ("pow", base, self.nested(self.exponent))
 
     def postfix(self, node: Node) -> Node:
-        while True:
+        for _ in range(MAX_DEPTH):
             token = self.peek()
             if token == "!":
                 self.take()
@@ -183,6 +191,7 @@ class Parser:
                 node = ("div", node, ("num", Fraction(100)))
             else:
                 return node
+        raise Unreadable("too many signs after a value")
 
     def atom(self) -> Node:
         token = self.take()
@@ -253,7 +262,29 @@ class Parser:
             return self.opaque(name)
         if name in tokens.FUNCTIONS:
             return self.function(name)
+        if name in tokens.DECORATIONS:
+            return self.decorated(name)
+        if name in tokens.FIGURES:
+            return ("sym", f"\\{name} " + self.corners())
         raise Unreadable(f"command \\{name}")
+
+    def decorated(self, name: str) -> Node:
+        """A letter, or the ends of a segment, with a bar or an arrow over it."""
+        start = self.position
+        node = self.argument()
+        letters = "".join(token for token in self.tokens[start : self.position] if token.isalpha())
+        if not (letters.isupper() and len(letters) > 1):
+            return self.symbol(f"\\{name}{{{canon(node)}}}")
+        return node if name == "overline" else ("sym", f"\\{name} {letters}")
+
+    def corners(self) -> str:
+        """The capital letters of an angle or a triangle, or the number of an angle."""
+        letters = []
+        while self.peek().isalpha() and self.peek().isupper() and len(letters) < 4:
+            letters.append(self.take())
+        if not letters:
+            return canon(self.atom())
+        return "".join(letters)
 
     def root(self, name: str) -> Node:
         index = ("num", Fraction(3 if name == "cbrt" else 2))
@@ -342,6 +373,13 @@ def canon(node: Node) -> str:
         return operator + "(" + ",".join(sorted(canon(a) for a in arguments)) + ")"
     parts = [canon(a) if isinstance(a, tuple) else str(a) for a in arguments]
     return operator + "(" + ",".join(parts) + ")"
+
+
+def renamed(node: Node, old: str, new: str) -> Node:
+    """The tree with another name for a variable."""
+    if node == ("sym", old):
+        return ("sym", new)
+    return tuple(renamed(part, old, new) if isinstance(part, tuple) else part for part in node)
 
 
 def symbols(node: Node) -> frozenset[str]:

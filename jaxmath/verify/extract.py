@@ -28,14 +28,16 @@ class Box(NamedTuple):
 
 MAX_SENTENCE_CHARS = 400  # of an answer announced in prose, where nothing marks its end
 
-BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
-BARE_BOX_CONTENT = re.compile(r"\s*(-?\d[\d.,]*(?<![.,])|\\?[A-Za-z]+)")
-BRACES = re.compile(r"\\.|[{}]", re.DOTALL)
+FIRST_BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
+BOX_OR_BRACE = re.compile(
+    r"\\(?:boxed|fbox)(?![A-Za-z])(?:(?P<box>\s*+\{)|(?P<bare>))|\\.|[{}]", re.DOTALL
+)
+BARE_BOX_CONTENT = re.compile(r"\s*+(-?\d[\d.,]*(?<![.,])|\\?[A-Za-z]+)")
 
 
 def extract(response: str) -> Extraction:
     """The final answer of a response, read strictly."""
-    boxes = last_two_boxes(response)
+    boxes = outer_boxes(response)
     if not boxes:
         return announced(response)
     box = boxes[-1]
@@ -43,63 +45,79 @@ def extract(response: str) -> Extraction:
         return Extraction(None, "last box never closes")
     if is_blank(box.content):
         return Extraction(None, "last box is empty")
-    if len(boxes) == 2 and are_neighbours(response, *boxes):
+    if has_rival(response, boxes):
         return Extraction(None, "several boxes side by side")
     return Extraction(box.content.strip(), "box")
 
 
-def last_two_boxes(text: str) -> list[Box]:
-    """The last box and the one before it, in order; time is linear in the text."""
-    starts = [text.rfind("\\boxed"), text.rfind("\\fbox")]
-    boxes: list[Box] = []
-    while len(boxes) < 2 and max(starts) >= 0:
-        start = max(starts)
-        command = BOX.match(text, start)
-        if command:
-            boxes.append(read_box(text, command))
-        which = starts.index(start)
-        starts[which] = text.rfind(("\\boxed", "\\fbox")[which], 0, start)
-    return boxes[::-1]
+def outer_boxes(text: str) -> list[Box]:
+    """The boxes that lie in no other box, in order; one that never closes counts only if it is the
+    last to begin. A box that holds nothing but another box has that one's content. Time is linear
+    in the text."""
+    first = FIRST_BOX.search(text)
+    if not first:
+        return []
+    open_braces: list[tuple[int, int] | None] = []  # (start, content) of a box, None of a group
+    spans: list[tuple[int, int, int, int]] = []  # (start, end, start and end of the content)
+    last_start, last_closes = -1, False
+    for token in BOX_OR_BRACE.finditer(text, first.start()):
+        if token[0] == "{":
+            open_braces.append(None)
+        elif token[0] == "}":
+            opened_at = open_braces.pop() if open_braces else None
+            if opened_at:
+                start, low = opened_at
+                high, inner = token.start(), None
+                while spans and spans[-1][0] > start:
+                    inner, is_only = spans.pop(), inner is None
+                    if is_only and is_blank(text[low : inner[0]] + text[inner[1] : high]):
+                        low, high = inner[2:]
+                spans.append((start, token.end(), low, high))
+                last_closes |= start == last_start
+        elif token.lastgroup == "bare":  # `\\boxed 7` holds the number or word that follows
+            last_start = token.start()
+            found = BARE_BOX_CONTENT.match(text, token.end())
+            last_closes = found is not None
+            if found:
+                spans.append((last_start, found.end(), *found.span(1)))
+        elif token.lastgroup == "box":
+            last_start, last_closes = token.start(), False
+            open_braces.append((token.start(), token.end()))
+    boxes = [Box(start, text[low:high], end) for start, end, low, high in spans]
+    return boxes if last_closes else [*boxes, Box(last_start, None, len(text))]
 
 
-def read_box(text: str, command: re.Match) -> Box:
-    """The box whose command was matched. Without braces, `\\boxed 7` holds the number or word that
-    follows."""
-    opening = command.end()
-    while text[opening : opening + 1].isspace():
-        opening += 1
-    if text[opening : opening + 1] != "{":
-        bare = BARE_BOX_CONTENT.match(text, command.end())
-        return Box(command.start(), bare and bare[1], bare.end() if bare else command.end())
-    depth = 0
-    for brace in BRACES.finditer(text, opening):
-        depth += {"{": 1, "}": -1}.get(brace[0], 0)
-        if depth == 0:
-            return Box(command.start(), text[opening + 1 : brace.start()], brace.end())
-    return Box(command.start(), None, len(text))
+BLANK = re.compile(r"\\(?:quad|qquad|text|mathrm|[,;:! ])|[\s{}$~.\u200b-\u200f\u2060\ufeff]")
 
 
 def is_blank(text: str) -> bool:
-    """Whether nothing but spaces, LaTeX spacing, empty braces and dollar signs is there."""
-    return not re.sub(r"\\(?:quad|qquad|text|mathrm|[,;:! ])|[\s{}$~]", "", text)
+    """Whether nothing but spaces, LaTeX spacing, empty braces, dollar signs and stops is there."""
+    return not BLANK.sub("", text)
 
 
 CONNECTIVE = re.compile(
-    r"\\(?:quad|qquad|text(?:rm|bf|normal)?|mbox|mathrm|newline|[,;:!()\[\] ]|\\)"
-    r"|\b(?:and|or|und|et|ou)\b"
+    r"\\(?:quad|qquad|text(?:rm|bf|normal)?|mbox|mathrm|newline|implies|[,;:!()\[\] ]|\\)"
+    r"|\b(?:and|or|und|et|ou)\b|\b[A-Za-z](?:_\{?\w\}?)?\s?="
     r"|[\s$,;:.&{}~*]|[、，；和或与及]"
 )
+MAX_GAP_CHARS = 80  # between two boxes that stand side by side
 
 
-def are_neighbours(text: str, first: Box, second: Box) -> bool:
-    """Whether two boxes with different contents stand side by side, joined by no more than "and" or
-    "or"."""
-    if first.content is None or not first.end <= second.start <= first.end + 80:
-        return False
-    gap = text[first.end : second.start]
-    if re.sub(r"\s", "", first.content) == re.sub(r"\s", "", second.content):
-        return False
-    return not CONNECTIVE.sub("", gap)
+def has_rival(text: str, boxes: list[Box]) -> bool:
+    """Whether boxes with other contents stand beside the last one, joined by no more than "and" or
+    "or": alternatives, not an answer."""
+    last = spaceless(boxes[-1].content)
+    for first, second in zip(boxes[-2::-1], boxes[:0:-1], strict=True):
+        gap = text[first.end : second.start]
+        if first.content is None or len(gap) > MAX_GAP_CHARS or CONNECTIVE.sub("", gap):
+            return False
+        if spaceless(first.content) != last:
+            return True
+    return False
+
+
+def spaceless(text: str) -> str:
+    return "".join(text.split())
 
 
 ANNOUNCEMENTS = (
@@ -112,8 +130,9 @@ ANNOUNCEMENTS = (
 )
 SENTENCE_END = re.compile(r"</answer>|\n|<\||[。；]|\.(?=\s|$)|!(?=\s|$)|I hope it is correct")
 MATH_SPAN = re.compile(
-    r"\s*(?:\$\$?([^$]+)\$|\\\(((?:(?!\\\)).)+)\\\)|\\\[((?:(?!\\\]).)+)\\\])", re.DOTALL
+    r"\s*+(?:\$\$?([^$]+)\$|\\\(((?:(?!\\\)).)+)\\\)|\\\[((?:(?!\\\]).)+)\\\])", re.DOTALL
 )
+STATEMENT_END = re.compile(r"\s*+(?:[.。,!*<]|$|I hope)|[^\S\n]*+\n")
 
 
 def announced(response: str) -> Extraction:
@@ -134,7 +153,7 @@ def announced(response: str) -> Extraction:
 def first_statement(text: str) -> str:
     """The first sentence of a text, or the formula it opens with."""
     span = MATH_SPAN.match(text)
-    if span and re.match(r"\s*(?:[.。,!*\n]|$|<|I hope)", text[span.end() :]):
+    if span and STATEMENT_END.match(text, span.end()):
         return next(group for group in span.groups() if group is not None).strip()
     end = SENTENCE_END.search(text)
     return (text[: end.start()] if end else text).strip().strip("*").strip()

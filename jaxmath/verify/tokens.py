@@ -3,7 +3,7 @@
 import re
 
 MAX_CHARS = 4096  # of one answer
-MAX_TOKENS = 1500
+MAX_TOKENS = 4000
 
 
 class Unreadable(ValueError):
@@ -19,9 +19,13 @@ GREEK_NAMES = """
     phi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega
     ell hbar imath jmath vartheta
 """
+DECORATION_NAMES = "bar hat vec overline tilde dot ddot widetilde mathcal overarc"
+FIGURE_NAMES = "angle triangle square odot"
 FUNCTIONS = frozenset(FUNCTION_NAMES.split())
 GREEK = frozenset(GREEK_NAMES.split())
 OPAQUE = frozenset({"sum", "prod", "int", "iint", "oint", "lim", "sup", "max", "min", "gcd", "lcm"})
+DECORATIONS = frozenset(DECORATION_NAMES.split())
+FIGURES = frozenset(FIGURE_NAMES.split())
 CONSTANTS = {"pi": "pi", "infty": "inf", "inf": "inf", "infinity": "inf"}
 SPELLINGS = {"asin": "arcsin", "acos": "arccos", "atan": "arctan", "tg": "tan", "ctg": "cot"}
 SPELLINGS |= {"arctg": "arctan", "Log": "log", "Ln": "ln", "Sqrt": "sqrt", "cosec": "csc"}
@@ -30,7 +34,7 @@ PLAIN_NAMES = sorted(FUNCTIONS | SPELLINGS.keys() | CONSTANTS.keys(), key=len, r
 TOKEN = re.compile(
     r"(?P<space>\s+)"
     r"|(?P<repeating>\d*\.\d*\s*\\(?:overline|bar|dot)\s*(?:\{\s*\d+\s*\}|\d))"
-    r"|(?P<number>(?:\d+\.\d*|\.\d+|\d+)(?:[eE][+-]?\d{1,3}(?![\w.]))?)"
+    r"|(?P<number>(?:\d+\.(?:\d+|(?![\d(]))|\.\d+|\d+)(?:(?:E[+-]?|e-?|e\+(?=\d\d))\d{1,3}(?![\w.]))?)"
     r"|(?P<command>\\(?:[A-Za-z]+|[{}|%]))"
     rf"|(?P<name>(?:{'|'.join(PLAIN_NAMES)})(?![a-z]))"
     r"|(?P<letters>[A-Za-z]+)"

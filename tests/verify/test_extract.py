@@ -17,6 +17,11 @@ from jaxmath.verify import extract
         (r"\boxed {5}", "5"),
         (r"\boxed 6", "6"),
         (r"\boxed{\boxed{8}}", "8"),
+        (r"\boxed{\boxed{\boxed 8}}", "8"),
+        (r"\boxed{3 \text{ or } \boxed{8}}", r"3 \text{ or } \boxed{8}"),
+        (r"\boxed{9 and then \boxed{8}", "8"),
+        (r"a) \boxed{7} b) \boxed{8}", "8"),
+        (r"\boxed{5}{6}", "5"),
         ("\\boxed{\n9\n}", "9"),
     ],
 )
@@ -36,6 +41,8 @@ def test_the_last_box_is_the_answer(response, answer):
         (r"$\boxed{1}$ \text{ and } $\boxed{2}$", "several boxes side by side"),
         (r"\boxed{1}, \boxed{2}, \boxed{3}", "several boxes side by side"),
         (r"\boxed{1} 或 \boxed{2}", "several boxes side by side"),
+        (r"$x = \boxed{1}$ or $x = \boxed{2}$", "several boxes side by side"),
+        (r"\boxed{1} \boxed{2} \boxed{2}", "several boxes side by side"),
         ("I do not know 42", "no box and no announced answer"),
     ],
 )

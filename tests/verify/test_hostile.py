@@ -87,6 +87,23 @@ BOMBS = {
     "and": "1 and " * 600,
     "gamma": r"8 x^{2}! y^{2} \sqrt{5}",
     "combining": "e\u0301" * 1000,
+    "divisions": "1/" * 1999 + "1",
+    "degrees": "1" + "^\\circ" * 500,
+    "factorials in a row": "1" + "! !" * 1000,
+    "hyperbolic": r"\cosh(10^6)",
+    "root of high index": r"\sqrt[1000000]{2}",
+    "logarithms": r"\log(\log(\log(\log 10)))",
+    "products of letters": "abc" * 400,
+    "open boxes": r"\boxed{" * 500,
+    "turned brackets": "]" + "1,2[" * 800,
+    "nested texts": r"\text{" * 600 + "5" + "}" * 600,
+    "matrices in matrices": r"\begin{pmatrix}" * 200 + "5" + r"\end{pmatrix}" * 200,
+    "decimals": "3." + "1" * 4000,
+    "long numbers in a long formula": "0."
+    + "3" * 990
+    + "".join(rf"+\sin({n}x)\arctan({n}x)" for n in range(2, 40)),
+    "gamma of a long number": "(x+0." + "3" * 990 + ")!",
+    "ligature": "\ufdfa" * 4000,
 }
 
 
@@ -104,6 +121,8 @@ def test_bombs_end_soon_with_a_verdict(gold, bomb):
     [
         r"\boxed{" * 150_000,
         r"\boxed" * 150_000,
+        r"\boxed{4}" * 100_000 + r"\boxed{1}",
+        r"\boxed{" * 100_000 + "5" + "}" * 100_000,
         r"\boxed{" + "{" * 500_000,
         "answer" + " " * 500_000,
         "the answer is " * 70_000,
@@ -117,3 +136,40 @@ def test_long_responses_are_read_in_linear_time(response):
     start = time.process_time()
     assert not grade.grade_response("1", response).is_right
     assert time.process_time() - start < 3.0
+
+
+@pytest.mark.parametrize(
+    "unit", [" ", "\n", "{", "}", "\\", "$", ",", "1,", "1 ", "(", "\u0301", "①", "ﷺ", "é"]
+)
+def test_a_megabyte_of_anything_neither_hides_an_answer_nor_is_one(unit):
+    filler = unit * (1_000_000 // len(unit))
+    start = time.process_time()
+    assert not grade.grade_answer("5", filler).is_right
+    assert grade.grade_response("5", filler + r" \boxed{5}").is_right
+    assert grade.grade_response("5", r"\boxed{5} " + filler).is_right
+    assert time.process_time() - start < 6.0
+
+
+@pytest.mark.parametrize(
+    ("gold", "pred"),
+    [
+        (r"\sqrt{%d}", r"\sqrt{%d}"),
+        ("(%d,1)", "(%d,1.0)"),
+        ("x^{%d}+1", "1+x^{%d}"),
+    ],
+)
+def test_long_lists_are_matched_in_any_order(gold, pred):
+    golds, preds = ([form % n for n in range(2, 50)] for form in (gold, pred))
+    start = time.process_time()
+    assert grade.grade_answer(",".join(golds), ",".join(preds[::-1])).is_right
+    assert not grade.grade_answer(",".join(golds), ",".join(preds[:0:-1] + [pred % 99])).is_right
+    assert time.process_time() - start < 2.0
+
+
+def test_marks_that_cannot_be_seen():
+    assert grade.grade_answer("12", "1\u200b2").is_right
+    assert grade.grade_answer("12", "\u206612\u2069").is_right
+    assert not grade.grade_answer("12", "\u202e21\u202c").is_right
+    assert not grade.grade_answer("12", "1\x002").is_right
+    assert not grade.grade_answer("5", "5\u0338").is_right
+    assert not grade.grade_response("5", "\\box\u200bed{5}").is_right
