@@ -13,6 +13,8 @@ import pathlib
 from collections.abc import Iterable
 from typing import Any, Protocol, TypeVar
 
+from jaxmath.data import durable
+
 
 class Row(Protocol):
     """What a journal holds."""
@@ -34,7 +36,7 @@ def append(path: str | pathlib.Path, rows: Iterable[Row]) -> None:
 
 def write(path: str | pathlib.Path, rows: Iterable[Row]) -> None:
     """Replaces the file in one step by these rows, sorted by key: equal runs give equal bytes."""
-    _replace(pathlib.Path(path), b"".join(map(_line, sorted(rows, key=lambda row: row.key))))
+    durable.replace(pathlib.Path(path), b"".join(map(_line, sorted(rows, key=lambda row: row.key))))
 
 
 def read(kind: type[R], path: str | pathlib.Path) -> list[R]:
@@ -65,7 +67,7 @@ def read_done(kind: type[R], path: str | pathlib.Path) -> tuple[list[R], int]:
         kept = data[: len(data) - len(last)]
     rows = _parse(kind, path, kept)
     if len(kept) < len(data):
-        _replace(path, kept)
+        durable.replace(path, kept)
     return rows, len(data) - len(kept)
 
 
@@ -108,12 +110,3 @@ def _mapping(row: Any) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise ValueError(f"expected an object, got {type(row).__name__}")
     return row
-
-
-def _replace(path: pathlib.Path, data: bytes) -> None:
-    part = path.with_name(path.name + ".part")
-    with open(part, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)

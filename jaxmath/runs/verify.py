@@ -7,12 +7,14 @@ bare answer; `response` wins where both are there). The rows come back in order 
 
 import collections
 import contextlib
+import io
 import json
 import os
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import IO, Any, NamedTuple
 
+from jaxmath.data import durable
 from jaxmath.runs import audit as audit_lib
 from jaxmath.verify import graders, pool, verdict
 
@@ -109,16 +111,11 @@ def opened(
             yield source, None
             return
         out_path = pathlib.Path(out_path)
-        unfinished = out_path.with_name(out_path.name + ".tmp")
         out_path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with unfinished.open("w", encoding="ascii") as sink:
-                yield source, sink
-                sink.flush()
-                os.fsync(sink.fileno())
-            os.replace(unfinished, out_path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        with durable.replacing(out_path) as file:
+            sink = io.TextIOWrapper(file, "ascii")
+            yield source, sink
+            sink.detach()  # all is handed on; who opened the file closes it
 
 
 def read_rows(lines: Iterable[bytes]) -> Iterator[Row]:
