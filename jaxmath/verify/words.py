@@ -65,7 +65,8 @@ def numeral(words: str | None) -> str | None:
 
 
 LETTER = re.compile(r"\(?\s?([A-Z])\s?\)?\.?")
-LABELLED = re.compile(r"(?:\(([A-Z])\)|([A-Z])[.:)])(?:\s+(\S.*))?", re.DOTALL)
+# `\text{(A) }5` has lost its space by now, but a colon without one is a ratio
+LABELLED = re.compile(r"(?:\(([A-Z])\)|([A-Z])(?:[.)]|:(?!\S)))\s*(\S.*)?", re.DOTALL)
 ANNOUNCED = re.compile(r"(?:option|choice|answer|选项?|故选)\s?:?\s?(?-i:(?![a-z]))", re.IGNORECASE)
 ANOTHER_LETTER = re.compile(r"\([A-Z]\)|(?<![\w\\])(?:and|or|\\and|\\or)(?!\w)|^[A-Z][.:)]?$")
 
