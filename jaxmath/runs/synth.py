@@ -62,7 +62,8 @@ class SynthRun:
       change without anything being sampled again.
     regrade: grade every response again while collecting, by the verifier of today; what was sampled
       stays as it is.
-    shard_questions: questions per shard, the unit that workers share out.
+    shard_questions: questions per shard, the unit that workers share out; while the last of a shard
+      is answered slots stand idle.
     lease_s: a worker on another host that was not heard of for so long counts as dead.
     """
 
@@ -84,7 +85,7 @@ class SynthRun:
     card: card.CardConfig = card.CardConfig()
     push_to_hub: hub.HubConfig | None = None
     regrade: bool = False
-    shard_questions: int = 1024
+    shard_questions: int = 4096
     lease_s: float = 300.0
     seed: int = 0
     sampling: sampling.SamplingConfig = sampling.SamplingConfig(temperature=0.9, max_tokens=8192)
