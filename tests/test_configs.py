@@ -57,6 +57,7 @@ def test_math_models_have_their_own_rotary_base_and_length(name, root):
 RUNS = {
     "eval": "eval",
     "generate": "generate",
+    "grpo": "prime",
     "gsm8k-eval": "eval",
     "gsm8k-sft": "sft",
     "prime": "prime",

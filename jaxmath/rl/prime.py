@@ -3,25 +3,35 @@
     score → process reward model → process rewards → advantages → policy
 
 Three models of one architecture, all started from the SFT model: `policy` and `prm` learn, `ref`
-does not. Where the released code and the paper differ we follow the code, and the file of that step
-says so; accidents of the code are options that are off.
+does not. With `prm` false the middle falls out, and GRPO and its kin remain. Where the released
+code and the paper differ we follow the code, and the file of that step says so; accidents of the
+code are options that are off.
+
+The update is a few compiled programs (`rl.parts`) that the host calls one after the other, so that
+each can be timed, planned and given the memory of the others.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from flax import nnx
 
+from jaxmath.data import batches
 from jaxmath.metrics import Mean
-from jaxmath.rl import advantages, policy_loss, process_rewards
+from jaxmath.rl import packing
 from jaxmath.rl.config import RlConfig
+from jaxmath.rl.parts import Intermediates, Parts
 from jaxmath.rl.rollouts import RolloutBatch
-from jaxmath.train import microbatches
 from jaxmath.train import state as train_state
-from jaxmath.train.optimizer import Optimizer
+
+Phase = Callable[[str], contextlib.AbstractContextManager[Any]]
 
 
 @jax.tree_util.register_dataclass
@@ -30,58 +40,28 @@ class PrimeState:
     """All that learns."""
 
     policy: train_state.TrainState
-    prm: train_state.TrainState
+    prm: train_state.TrainState | None  # None where `RlConfig.prm` is false
 
 
-class Intermediates(NamedTuple):
-    """What lies between scores and policy, f32; for inspection and for `replay`."""
+def reference(params: Any, dtype: str) -> Any:
+    """A frozen copy of the parameters in `dtype`; norm scales stay f32, as they are computed in."""
 
-    prm_logprob_BT: jax.Array
-    ref_logprob_BT: jax.Array
-    score_BT: jax.Array
-    process_reward_BT: jax.Array
-    returns_BT: jax.Array
-    advantage_BT: jax.Array
+    def one(leaf):
+        is_norm = leaf.get_metadata()["axes"] == ("norm",)
+        return leaf.replace(leaf.get_value().astype(jnp.float32 if is_norm else dtype))
+
+    return jax.tree.map(one, params, is_leaf=lambda x: isinstance(x, nnx.Variable))
 
 
-def score(params: Any, batch: RolloutBatch, *, microbatch_size: int, temperature: float = 1.0):
+def score(
+    params: Any, batch: RolloutBatch, temperature: float, *, config: RlConfig, parts: Parts
+) -> jax.Array:
     """logprob_BT, f32: natural log-probability of each token given those before it.
 
     What `old_logprob_BT` is filled with: the sampling policy's parameters, at the temperature of
     sampling. The decoder's own numbers are not used for it: they come from another program.
     """
-
-    def logprobs(rows):
-        return params.token_logprobs(*rows, temperature=temperature)
-
-    rows = (batch.tokens_BT, batch.positions_BT, batch.segment_ids_BT)
-    return microbatches.over_rows(logprobs, rows, rows[0].shape[0] // microbatch_size)
-
-
-def prime_step(
-    state: PrimeState,
-    ref: Any,
-    batch: RolloutBatch,
-    *,
-    config: RlConfig,
-    policy_optimizer: Optimizer,
-    prm_optimizer: Optimizer,
-) -> tuple[PrimeState, dict[str, Any]]:
-    """One PRIME update on one batch of rollouts: (state, metrics).
-
-    Args:
-      ref: the reference model's parameters; None with `ref_type` policy.
-      batch: with `old_logprob_BT`, see `score`.
-    """
-    state, metrics, _ = prime_update(
-        state,
-        ref,
-        batch,
-        config=config,
-        policy_optimizer=policy_optimizer,
-        prm_optimizer=prm_optimizer,
-    )
-    return state, metrics
+    return _score(params, batch, _in_order(batch, config, config.score_size), temperature, parts)
 
 
 def prime_update(
@@ -90,217 +70,181 @@ def prime_update(
     batch: RolloutBatch,
     *,
     config: RlConfig,
-    policy_optimizer: Optimizer,
-    prm_optimizer: Optimizer,
+    parts: Parts,
+    phase: Phase = contextlib.nullcontext,
 ) -> tuple[PrimeState, dict[str, Any], Intermediates]:
-    """`prime_step`, and what it computed on the way."""
-    mask_BT = batch.response_mask_BT
+    """One update on one batch of rollouts: (state, metrics, what was computed on the way).
 
-    prm, prm_logprob_BT, ref_logprob_BT, prm_metrics = update_prm(
-        state.prm, ref, batch, config=config, optimizer=prm_optimizer
-    )
-    score_BT = process_rewards.token_scores(prm_logprob_BT, ref_logprob_BT, mask_BT)
-    process_reward_BT = process_rewards.NORMS[config.prm_norm](
-        process_rewards.place(score_BT, mask_BT, granularity=config.prm_granularity),
-        beta=config.beta,
-        num_groups=config.prm_norm_groups,
-        zero_below=config.prm_zero_below,
-    )
-    returns_BT, advantage_BT = advantages.ESTIMATORS[config.advantage](
-        batch.outcome_reward_B,
-        process_reward_BT,
-        mask_BT,
-        num_responses=config.num_responses,
-        gamma_outcome=config.gamma_outcome,
-        gamma_process=config.gamma_process,
-    )
-    policy, policy_metrics = update_policy(
-        state.policy, batch, advantage_BT, config=config, optimizer=policy_optimizer
-    )
+    Args:
+      state: its arrays are given away where `parts` donate them.
+      ref: the reference model's parameters; None unless `config.needs_reference`.
+      batch: with `old_logprob_BT`, see `score`.
+      parts: as `parts.make(config, …)` makes them, compiled.
+      phase: entered with "ref", "prm", "adv", "policy", each left when its work is done.
+    Raises:
+      ValueError: an option needs the decoder's log-probabilities, and the batch has none.
+    """
+    if config.importance_cap is not None and batch.decoder_logprob_BT is None:
+        raise ValueError(
+            f"importance_cap is {config.importance_cap}, but these rollouts lack the decoder's "
+            "log-probabilities; set it to null, or keep them"
+        )
+    prm, prm_logprob_BT, metrics = state.prm, None, {}
+    with phase("ref"):
+        ref_logprob_BT, ref_policy_BT = _reference_logprobs(ref, batch, config, parts)
+        jax.block_until_ready((ref_logprob_BT, ref_policy_BT))
+    if config.prm:
+        with phase("prm"):
+            prm, prm_logprob_BT, metrics = _train_prm(
+                prm, ref, batch, ref_logprob_BT, config=config, parts=parts
+            )
+    with phase("adv"):
+        between, rollout_metrics = parts.advantages(
+            batch, prm_logprob_BT, ref_logprob_BT if config.prm else None
+        )
+        jax.block_until_ready(between.advantage_BT)
+    with phase("policy"):
+        policy, policy_metrics = _train_policy(
+            state.policy, batch, between.advantage_BT, ref_policy_BT, config=config, parts=parts
+        )
+    return PrimeState(policy, prm), metrics | rollout_metrics | policy_metrics, between
 
-    between = Intermediates(
-        prm_logprob_BT, ref_logprob_BT, score_BT, process_reward_BT, returns_BT, advantage_BT
-    )
-    metrics = prm_metrics | _rollout_metrics(batch, between, config) | policy_metrics
-    return PrimeState(policy, prm), metrics, between
 
-
-def update_prm(
-    state: train_state.TrainState,
-    ref: Any,
+def _score(
+    params: Any,
     batch: RolloutBatch,
-    *,
-    config: RlConfig,
-    optimizer: Optimizer,
-) -> tuple[train_state.TrainState, jax.Array, jax.Array, dict[str, Any]]:
-    """Scores and trains: (state, prm_logprob_BT, ref_logprob_BT, metrics).
+    plans: Sequence[packing.Rows],
+    temperature: float,
+    parts: Parts,
+) -> jax.Array:
+    # Without log-probabilities, so that one program takes it before and after they are known.
+    texts = batch._replace(old_logprob_BT=None, decoder_logprob_BT=None)
+    logprob_BT = parts.score(params, texts, plans[0], np.float32(temperature))
+    for rows in plans[1:]:
+        logprob_BT = logprob_BT + parts.score(params, texts, rows, np.float32(temperature))
+    return logprob_BT
+
+
+def _reference_logprobs(ref, batch, config: RlConfig, parts: Parts):
+    """Of the reference: (logprob_BT for the PRM, logprob_BT for the KL of the policy), or None.
+
+    They differ where the temperature is not 1: the PRM's is 1, the policy's that of sampling.
+    """
+    if config.ref_type == "policy":
+        return batch.old_logprob_BT, batch.old_logprob_BT
+    if not config.needs_reference:
+        return None, None
+    for_prm = for_policy = None
+    if config.prm:
+        for_prm = score(ref, batch, 1.0, config=config, parts=parts)
+    if config.prm and config.temperature == 1:
+        for_policy = for_prm
+    elif config.kl_coef:
+        for_policy = score(ref, batch, config.temperature, config=config, parts=parts)
+    return for_prm, for_policy
+
+
+def _train_prm(
+    state, ref, batch, ref_logprob_BT, *, config: RlConfig, parts: Parts
+) -> tuple[train_state.TrainState, jax.Array, dict[str, Any]]:
+    """Scores and trains: (state, prm_logprob_BT, metrics).
+
+    PRM and reference are scored by one program, on the same rows and in the same dtypes: they are
+    bit for bit equal where the parameters are. Two programs may be fused and rounded differently,
+    and batch_norm would blow the difference up to unit size while the PRM is still near its
+    reference. The price is a forward pass beside the one in the gradient.
 
     Mini-batches are contiguous rows, not shuffled. (The released mini-batch b was rows 32b … 32b+31
     of each of 8 ranks; which prompts share one follows the number of devices there, and not here.)
     """
 
-    def loss_sum(params, part):
-        rows, ref_logprob_BT = part
-        prm_logprob_BT = params.token_logprobs(
-            rows.tokens_BT, rows.positions_BT, rows.segment_ids_BT
-        )
-        score_BT = process_rewards.token_scores(
-            prm_logprob_BT, ref_logprob_BT, rows.response_mask_BT
-        )
-        loss_B = process_rewards.cross_entropy(
-            process_rewards.response_scores(score_BT), rows.outcome_reward_B, beta=config.beta
-        )
-        return jnp.sum(loss_B) / config.prm_minibatch_size, ()
+    def scored(state, plans):
+        params = state.params
+        if ref is not None and not _same_dtypes(params, ref):
+            params = parts.like(params, ref)
+        return _score(params, batch, plans, 1.0, parts)
 
-    def one_minibatch(state, rows):
-        scored = _prm_and_ref_logprobs(state.params, ref, rows, config)
-        if config.prm_update == "none":
-            loss, _ = loss_sum(state.params, (rows, scored[1]))
-            return state, (scored, _no_update(loss))
-        loss, _, grads = microbatches.sum_and_grad(
-            loss_sum,
-            state.params,
-            (rows, scored[1]),
-            config.prm_minibatch_size // config.microbatch_size,
-        )
-        state, report = train_state.apply_gradients(state, grads, loss, optimizer)
-        return state, (scored, report | {"loss": loss})
-
-    minibatches = _contiguous(batch, config.prm_minibatch_size)
-    state, (scored, reports) = jax.lax.scan(one_minibatch, state, minibatches)
-    prm_logprob_BT, ref_logprob_BT = jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), scored)
+    plans = _in_order(batch, config, config.prm_minibatch_size)
+    if config.prm_update == "none":
+        return state, jax.block_until_ready(scored(state, plans)), {}
+    reports, prm_logprob_BT = [], None
+    for rows in plans:
+        if config.prm_update == "after":
+            logprob_BT = scored(state, [rows])
+            prm_logprob_BT = logprob_BT if prm_logprob_BT is None else prm_logprob_BT + logprob_BT
+        state, report = parts.prm(state, batch, ref_logprob_BT, rows)
+        reports.append(report)
     if config.prm_update == "before":
-        prm_logprob_BT, ref_logprob_BT = _prm_and_ref_logprobs(state.params, ref, batch, config)
+        prm_logprob_BT = scored(state, plans)
+    jax.block_until_ready((state, prm_logprob_BT))
+    reports = _stack(reports)
     metrics = {"reward_model/prm_loss": _mean_of_taken(reports, "loss")}
-    if config.prm_update != "none":
-        metrics |= _update_metrics("reward_model", reports)
-    return state, prm_logprob_BT, ref_logprob_BT, metrics
+    return state, prm_logprob_BT, metrics | _update_metrics("reward_model", reports)
 
 
-def update_policy(
-    state: train_state.TrainState,
-    batch: RolloutBatch,
-    advantage_BT: jax.Array,
-    *,
-    config: RlConfig,
-    optimizer: Optimizer,
+def _train_policy(
+    state, batch, advantage_BT, ref_logprob_BT, *, config: RlConfig, parts: Parts
 ) -> tuple[train_state.TrainState, dict[str, Any]]:
     """Goes once through the responses in shuffled mini-batches: (state, metrics)."""
-
-    def loss_sum(params, part):
-        rows, advantage_BT, weight_BT, share_BT = part
-        logprob_BT = params.token_logprobs(
-            rows.tokens_BT, rows.positions_BT, rows.segment_ids_BT, temperature=config.temperature
-        )
-        loss_BT, clipped_BT = policy_loss.clipped_surrogate(
-            logprob_BT, rows.old_logprob_BT, advantage_BT, clip_eps=config.clip_eps
-        )
-        sums = {
-            "clipfrac": policy_loss.reduce(clipped_BT, share_BT),
-            "kl": policy_loss.reduce(rows.old_logprob_BT - logprob_BT, share_BT),
-        }
-        return policy_loss.reduce(loss_BT, weight_BT), sums
-
-    def one_minibatch(state, part):
-        rows, advantage_BT = part
-        # Over the mini-batch, not the micro-batch: the loss is a mean over the whole of it.
-        weight_BT = policy_loss.REDUCTIONS[config.loss_reduction](rows.response_mask_BT)
-        share_BT = policy_loss.token_mean(rows.response_mask_BT)
-        loss, sums, grads = microbatches.sum_and_grad(
-            loss_sum,
-            state.params,
-            (rows, advantage_BT, weight_BT, share_BT),
-            config.policy_minibatch_size // config.microbatch_size,
-        )
-        state, report = train_state.apply_gradients(state, grads, loss, optimizer)
-        return state, report | sums | {"loss": loss}
-
-    key = jax.random.fold_in(jax.random.key(config.shuffle_seed), state.step)
-    order_B = jax.random.permutation(key, advantage_BT.shape[0])
-    shuffled = jax.tree.map(lambda x: x[order_B], (batch, advantage_BT))
-    minibatches = _contiguous(shuffled, config.policy_minibatch_size)
-    state, reports = jax.lax.scan(one_minibatch, state, minibatches)
-    return state, {
-        "actor/pg_loss": _mean_of_taken(reports, "loss"),
-        "actor/ppo_kl": _mean_of_taken(reports, "kl"),
-        "actor/pg_clipfrac": _mean_of_taken(reports, "clipfrac"),
-    } | _update_metrics("actor", reports)
+    first = int(state.step)
+    order = batches.prompt_order(advantage_BT.shape[0], config.shuffle_seed, first)
+    reports = []
+    for rows in _plans(batch, config, order, config.policy_minibatch_size):
+        state, report = parts.policy(state, batch, advantage_BT, ref_logprob_BT, rows)
+        reports.append(report)
+    jax.block_until_ready(state)
+    reports = _stack(reports)
+    names = {
+        "loss": "actor/pg_loss",
+        "kl": "actor/ppo_kl",
+        "clipfrac": "actor/pg_clipfrac",
+        "kl_ref": "actor/kl_ref",
+        "surprise": "actor/entropy_estimate",
+    }
+    metrics = {
+        ours: _mean_of_taken(reports, name) for name, ours in names.items() if name in reports
+    }
+    return state, metrics | _update_metrics("actor", reports)
 
 
-def _prm_and_ref_logprobs(
-    prm: Any, ref: Any, batch: RolloutBatch, config: RlConfig
-) -> tuple[jax.Array, jax.Array]:
-    """(prm_logprob_BT, ref_logprob_BT), bit for bit equal where the parameters are.
-
-    One loop body scores both models. Two forwards in one program, or in two, may be fused and
-    rounded differently, and batch_norm would blow the difference up to unit size while the PRM is
-    still near its reference. The price is a forward pass beside the one in the gradient, and a copy
-    of the parameters while it lasts.
-    """
-    if config.ref_type == "policy":
-        prm_logprob_BT = score(prm, batch, microbatch_size=config.microbatch_size)
-        return prm_logprob_BT, batch.old_logprob_BT
-
-    def one(is_ref):
-        params = jax.tree.map(lambda p, r: jnp.where(is_ref, r.astype(p.dtype), p), prm, ref)
-        return score(params, batch, microbatch_size=config.microbatch_size)
-
-    prm_logprob_BT, ref_logprob_BT = jax.lax.map(one, jnp.array([False, True]))
-    return prm_logprob_BT, ref_logprob_BT
+def _in_order(batch: RolloutBatch, config: RlConfig, size: int) -> list[packing.Rows]:
+    return _plans(batch, config, np.arange(batch.tokens_BT.shape[0]), size)
 
 
-def _contiguous(batch: Any, rows: int) -> Any:
-    """[B, ...] → [B / rows, rows, ...], neighbours together."""
-    return jax.tree.map(lambda x: x.reshape(-1, rows, *x.shape[1:]), batch)
+def _plans(batch: RolloutBatch, config: RlConfig, order, size: int) -> list[packing.Rows]:
+    """Rows of each `size` responses in the given order."""
+    segment_ids_BT = np.asarray(batch.segment_ids_BT)
+    length_B, width = np.count_nonzero(segment_ids_BT, axis=1), segment_ids_BT.shape[1]
+    shape = config.rows(size)
+    return [
+        packing.plan(length_B, order[first : first + size], shape, width=width, pack=config.packed)
+        for first in range(0, len(order), size)
+    ]
 
 
-def _mean_of_taken(reports: dict[str, jax.Array], name: str) -> Mean:
+def _same_dtypes(a: Any, b: Any) -> bool:
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return all(x.dtype == y.dtype for x, y in pairs)
+
+
+# --- metrics ----------------------------------------------------------------------------------
+
+
+def _stack(reports: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+    """Reports of the updates, on the host: name → f32[updates]."""
+    fetched = jax.device_get(reports)
+    return {name: np.stack([report[name] for report in fetched]) for name in fetched[0]}
+
+
+def _mean_of_taken(reports: dict[str, np.ndarray], name: str) -> Mean:
     """Mean over the updates that were not skipped: one bad batch does not hide the others."""
     taken = reports["skipped"] == 0
-    return Mean(jnp.sum(jnp.where(taken, reports[name], 0.0)), jnp.sum(taken.astype(jnp.float32)))
+    return Mean(np.sum(np.where(taken, reports[name], 0.0)), np.sum(taken, dtype=np.float32))
 
 
-def _update_metrics(prefix: str, reports: dict[str, jax.Array]) -> dict[str, Any]:
+def _update_metrics(prefix: str, reports: dict[str, np.ndarray]) -> dict[str, Any]:
     return {
         f"{prefix}/grad_norm": _mean_of_taken(reports, "grad_norm"),
         f"{prefix}/lr": reports["lr"][-1],
-        f"{prefix}/skipped_updates": jnp.sum(reports["skipped"]),
+        f"{prefix}/skipped_updates": np.sum(reports["skipped"]),
     }
-
-
-def _no_update(loss: jax.Array) -> dict[str, jax.Array]:
-    return {"loss": loss, "skipped": jnp.zeros(())}
-
-
-def _rollout_metrics(
-    batch: RolloutBatch, between: Intermediates, config: RlConfig
-) -> dict[str, Any]:
-    mask_BT = batch.response_mask_BT
-    num_tokens = jnp.sum(mask_BT)
-    length_B = jnp.sum(mask_BT, axis=1)
-    rows = jnp.float32(mask_BT.shape[0])
-
-    def over_tokens(name, x_BT):
-        return {
-            f"{name}/mean": Mean(jnp.sum(x_BT * mask_BT), num_tokens),
-            f"{name}/max": jnp.max(jnp.where(mask_BT > 0, x_BT, -jnp.inf)),
-            f"{name}/min": jnp.min(jnp.where(mask_BT > 0, x_BT, jnp.inf)),
-        }
-
-    metrics = {
-        "reward_model/dpo_acc": process_rewards.pairwise_accuracy(
-            process_rewards.response_scores(between.score_BT),
-            batch.outcome_reward_B,
-            num_responses=config.num_responses,
-        ),
-        "critic/score/mean": Mean(jnp.sum(batch.outcome_reward_B), rows),
-        "response_length/mean": Mean(num_tokens, rows),
-        "response_length/max": jnp.max(length_B),
-        **over_tokens("critic/process_rewards", between.process_reward_BT),
-        **over_tokens("critic/advantages", between.advantage_BT),
-        **over_tokens("critic/returns", between.returns_BT),
-    }
-    if batch.decoder_logprob_BT is not None:
-        gap_BT = jnp.abs(batch.decoder_logprob_BT - batch.old_logprob_BT) * mask_BT
-        metrics["mismatch/logprob_abs_mean"] = Mean(jnp.sum(gap_BT), num_tokens)
-    return metrics

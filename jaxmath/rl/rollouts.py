@@ -72,13 +72,10 @@ class RolloutConfig:
     max_response_tokens: int = 3072
 
     def __post_init__(self):
-        for field in ("num_prompts", "max_rounds", "max_prompt_tokens", "max_response_tokens"):
+        counts = ("num_prompts", "num_responses", "max_rounds")
+        for field in (*counts, "max_prompt_tokens", "max_response_tokens"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} is {getattr(self, field)}; expected at least 1")
-        if self.num_responses < 2:
-            raise ValueError(
-                f"num_responses is {self.num_responses}; a leave-one-out baseline needs at least 2"
-            )
         if not self.min_accuracy <= self.max_accuracy:
             raise ValueError(
                 f"min_accuracy {self.min_accuracy} is above max_accuracy {self.max_accuracy}; "
@@ -144,8 +141,10 @@ def collect(
 
     The first round takes up to `num_prompts` prompts of the buffer in front of the fresh ones. Of
     the groups beyond `num_prompts` only the prompts are kept, in the buffer: the next step's policy
-    answers them again, so that no response is older than its policy. When the prompts run out, the
-    unfinished batch is thrown away and the buffer survives, as in the released loop.
+    answers them again, so that no response is older than its policy. A prompt that comes twice,
+    from the buffer and among the fresh ones of a new epoch, is asked once a step: its second
+    answers would be the same samples. When the prompts run out, the unfinished batch is thrown away
+    and the buffer survives, as in the released loop.
 
     Args:
       next_prompts: the loader's next batch of prompts, empty when there are no more.
@@ -158,6 +157,7 @@ def collect(
     kept: list[Group] = []
     counts = dict.fromkeys(("kept", "too_easy", "too_hard", "truncated", "ungraded"), 0)
     rewards: list[float] = []
+    asked: set[int] = set()
     rounds, exhausted = 0, False
     while len(kept) < num_prompts:
         if rounds == config.max_rounds:
@@ -170,7 +170,9 @@ def collect(
         if not fresh:
             exhausted, buffer = True, (*again, *buffer)
             break
-        for group in generate_and_grade(again + fresh):
+        prompts = {p.id: p for p in again + fresh if p.id not in asked}
+        asked |= prompts.keys()
+        for group in generate_and_grade(list(prompts.values())) if prompts else ():
             fate = sort_out(group, config)
             counts[fate] += 1
             rewards += [s.outcome_reward for s in group.samples if s.outcome_reward is not None]
@@ -179,7 +181,7 @@ def collect(
         again, rounds = [], rounds + 1
     groups = () if exhausted else tuple(kept[:num_prompts])
     surplus = () if exhausted else tuple(group.prompt for group in kept[num_prompts:])
-    buffer = (*buffer, *surplus)
+    buffer = tuple({prompt.id: prompt for prompt in (*buffer, *surplus)}.values())
     trained = [s.outcome_reward for group in groups for s in group.samples]
     stats = {f"rollout/{fate}": float(count) for fate, count in counts.items()}
     stats |= {

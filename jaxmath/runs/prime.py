@@ -1,36 +1,29 @@
-"""`prime`: online reinforcement learning with an implicit process reward model.
+"""`prime`: online reinforcement learning with an implicit process reward model, or without one.
 
 A step: sample responses until enough prompts pass the accuracy filter (`rl.rollouts`), score them
-with the policy (`rl.prime.score`), update PRM and policy (`rl.prime.prime_step`), hand the new
-policy to the decoder.
+with the policy (`rl.prime.score`), update PRM and policy (`rl.prime.prime_update`), hand the
+new policy to the decoder.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import time
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from jaxmath import config as config_lib
 from jaxmath import metrics, sharding
 from jaxmath.checkpoint import store
 from jaxmath.data import batches, prompts, records, tokenizer
 from jaxmath.decode import decoder, sampling
-from jaxmath.model import qwen2
 from jaxmath.model.config import ModelConfig
 from jaxmath.rl import prime, rollouts
 from jaxmath.rl.config import RlConfig
-from jaxmath.runs import models, respond, session
+from jaxmath.runs import models, prime_programs, respond, session, speed
 from jaxmath.runs import sampler as sampler_lib
 from jaxmath.runs.progress import Progress
-from jaxmath.train import optimizer as optimizer_lib
-from jaxmath.train import state
 from jaxmath.verify import pool
 
 SHOWN = (
@@ -43,17 +36,22 @@ SHOWN = (
     "response_length/mean",
     "timing_s/step",
 )
+UPDATE = ("old_logprob", "ref", "prm", "adv", "policy")  # the phases that train
+
+
+class MismatchError(ValueError):
+    """Decoder and trainer disagree on the log-probabilities of the responses."""
 
 
 @dataclasses.dataclass(frozen=True)
 class PrimeRun:
     """One PRIME run.
 
-    init_from: the SFT model that policy, PRM and reference all start from.
+    init_from: the SFT model that policy, PRM and reference (as far as there are any) start from.
     rl: the algorithm. steps: rollout steps; each makes `rl.policy_updates` updates of the policy.
     epochs: the run also ends after so many passes over the problems.
     rollout_prompts: fresh prompts per round of generation; null for `rl.num_prompts`.
-    ref_dtype: of the frozen reference's parameters.
+    ref_dtype: of the frozen reference's parameters, and of those the PRM is scored with.
     """
 
     output: str
@@ -94,12 +92,11 @@ def plan(config: PrimeRun) -> dict[str, Any]:
     """What `--dry-run` prints besides the config."""
     rl = config.rl
     facts = models.plan(config, session.make_mesh(config))
-    row = rl.max_prompt_tokens + rl.max_response_tokens
     return facts | {
         "responses per step": rl.num_prompts * rl.num_responses,
         "policy and PRM updates per step": f"{rl.policy_updates} and {rl.prm_updates}",
-        "tokens per step, at most": rl.num_prompts * rl.num_responses * row,
-        "tokens per micro-batch": rl.microbatch_size * row,
+        "tokens per step, at most": rl.num_prompts * rl.num_responses * rl.max_tokens,
+        "tokens per micro-batch": rl.microbatch_rows * rl.rows(rl.score_size).row_tokens,
     }
 
 
@@ -132,41 +129,27 @@ class Loader:
         return [rollouts.Prompt(question.id, question.tokens) for question in chosen]
 
 
-@dataclasses.dataclass(frozen=True)
-class Programs:
-    """The compiled functions of a run."""
-
-    score: Any
-    step: Any
-    batch_shardings: tuple[Any, Any]  # of [B, T] and of [B] arrays
-
-
 def run(config: PrimeRun) -> session.Report:
     """Trains to the end, or on from the newest checkpoint."""
     folder = session.open_folder(config, "prime")
     mesh = session.make_mesh(config)
-    models.check_rows(mesh, config.rl.microbatch_size, "rl.microbatch_size")
+    rl = config.rl
+    what = "rows of rl.tokens_per_microbatch" if rl.packed else "rl.microbatch_size"
+    models.check_rows(mesh, rl.microbatch_rows, what)
     tokens = tokenizer.Tokenizer(config.tokenizer)
     problems = records.read_problems(config.data, folder / "rejects.jsonl")
     questions, by_id, _ = respond.questions(
-        tokens, config.prompt_style, problems, config.rl.max_prompt_tokens, "prime"
+        tokens, config.prompt_style, problems, rl.max_prompt_tokens, "prime"
     )
-    batch_prompts = config.rollout_prompts or config.rl.num_prompts
+    batch_prompts = config.rollout_prompts or rl.num_prompts
     if len(questions) < batch_prompts:
         raise ValueError(
             f"{config.data.path} has {len(questions)} usable prompts, fewer than the "
             f"{batch_prompts} of one round; add problems or lower rl.num_prompts"
         )
     gold = {i: problem.answer for i, problem in by_id.items()}
-    policy_optimizer = optimizer_lib.make_optimizer(
-        config.rl.policy_optimizer, config.steps * config.rl.policy_updates
-    )
-    prm_optimizer = optimizer_lib.make_optimizer(
-        config.rl.prm_optimizer, config.steps * config.rl.prm_updates
-    )
     meta = models.meta(config, mesh, tokens, folder)
     meta["data"] = config_lib.fingerprint([[q.tokens, q.gold] for q in questions])
-    optimizers = (policy_optimizer, prm_optimizer)
 
     with (
         jax.set_mesh(mesh),
@@ -175,13 +158,14 @@ def run(config: PrimeRun) -> session.Report:
     ):
         shape = models.config_of(meta)
         ref = None
-        if config.rl.ref_type == "freeze":
-            ref = models.load(config, mesh, dtype=config.ref_dtype)
+        if rl.needs_reference:
+            ref = prime_programs.reference(config, mesh)
             meta["reference"] = models.digest_of(ref)
+        compiled = prime_programs.make(config, mesh)
         prime_state, step = models.restore_or(
             checkpoints,
-            lambda: _abstract(shape, optimizers, mesh),
-            lambda: _initial(config, optimizers, mesh),
+            lambda: compiled.state,
+            lambda: prime_programs.initial_state(config, mesh),
             meta,
         )
         session.record(folder, config, "prime")
@@ -195,15 +179,13 @@ def run(config: PrimeRun) -> session.Report:
         )
         by_question = {question.id: question for question in questions}
         buffer = tuple(rollouts.Prompt(i, by_question[i].tokens) for i in saved.get("buffer", ()))
-        programs = _compile(config, optimizers, mesh, prime_state, ref)
         drawn = sampling.SamplingConfig(
-            temperature=config.rl.temperature,
-            max_tokens=config.rl.max_response_tokens,
-            seed=config.seed,
+            temperature=rl.temperature, max_tokens=rl.max_response_tokens, seed=config.seed
         )
         responder = respond.Responder(shape, config.decode, drawn, tokens, mesh, verifier)
         responder.set_model(prime_state.policy.params)
-        sampler = sampler_lib.Sampler(responder, gold, config.rl.num_responses)
+        sampler = sampler_lib.Sampler(responder, gold, rl.num_responses)
+        peak = speed.peak_flops(mesh)
         values: dict[str, float] = {}
         with Progress("prime", config.steps, "steps", initial=step) as progress:
             writer = metrics.MetricWriter(
@@ -214,30 +196,38 @@ def run(config: PrimeRun) -> session.Report:
                 echo=progress.print,
             )
             while step < config.steps:
-                outcome = _one_step(
-                    config, step, prime_state, ref, loader, buffer, sampler, programs, tokens
-                )
-                if outcome is None:
+                phases = speed.Phases()
+                collected = _collect(config, step, loader, buffer, sampler, phases)
+                if collected.exhausted:
                     progress.print(f"prime: the problems ran out in step {step + 1}")
                     break
-                prime_state, buffer, step_metrics, timing = outcome
-                start = time.monotonic()
-                responder.set_model(prime_state.policy.params)
-                jax.block_until_ready(responder.decoder.params)
-                timing["timing_s/sync"] = time.monotonic() - start
+                buffer = collected.buffer
+                host_batch = rollouts.to_batch(
+                    collected.groups,
+                    max_prompt_tokens=rl.max_prompt_tokens,
+                    max_response_tokens=rl.max_response_tokens,
+                    pad_id=tokens.pad_id,
+                    eos_ids=tokens.eos_ids,
+                )
+                prime_state, step_metrics = _one_step(
+                    config, step, prime_state, ref, host_batch, compiled, phases
+                )
+                with phases("sync"):
+                    responder.set_model(prime_state.policy.params)
+                    jax.block_until_ready(responder.decoder.params)
                 step += 1
                 if step % config.checkpoint.save_every == 0 or step == config.steps:
-                    start = time.monotonic()
                     position = {
                         "step": step,
                         "loader": loader.position,
                         "buffer": [prompt.id for prompt in buffer],
                     }
-                    checkpoints.save(step, prime_state, meta | position)
-                    timing["timing_s/checkpoint"] = time.monotonic() - start
-                timing["timing_s/step"] = sum(timing.values())
+                    with phases("checkpoint"):
+                        checkpoints.save(step, prime_state, meta | position)
                 progress.update(1, sampler.num_tokens)
-                values = writer.write(step, {**step_metrics, **timing})
+                step_metrics |= collected.stats | sampler.metrics() | speed.memory_metrics()
+                step_metrics |= _speeds(rl, shape, host_batch, sampler.num_tokens, phases, peak)
+                values = writer.write(step, step_metrics | phases.metrics())
             writer.close()
         # Every end is saved, also that of problems that ran out between two saves.
         if step and checkpoints.latest_step() != step:
@@ -249,98 +239,72 @@ def run(config: PrimeRun) -> session.Report:
     return session.Report(summary, (str(folder / "checkpoints"),))
 
 
-def _one_step(config, step, prime_state, ref, loader, buffer, sampler, programs, tokens):
-    """(state, buffer, metrics, seconds by phase), or None when the problems have run out."""
+def _collect(config, step, loader, buffer, sampler, phases) -> rollouts.Collected:
+    """The groups of a step; `exhausted` where the problems have run out for good."""
     sampler.begin(step)
+    waited = sampler.responder.verify_wait_s
     collected = rollouts.collect(loader.next, sampler, config.rl, buffer)
     while collected.exhausted and loader.epoch < config.epochs:
         # The buffer survives into the next epoch; the unfinished batch does not.
         collected = rollouts.collect(loader.next, sampler, config.rl, collected.buffer)
-    if collected.exhausted:
-        return None
-    timing = {"timing_s/gen": sampler.seconds}
-    with _timed(timing, "timing_s/old_logprob"):
-        host_batch = rollouts.to_batch(
-            collected.groups,
-            max_prompt_tokens=config.rl.max_prompt_tokens,
-            max_response_tokens=config.rl.max_response_tokens,
-            pad_id=tokens.pad_id,
-            eos_ids=tokens.eos_ids,
+    waited = sampler.responder.verify_wait_s - waited
+    phases.add("verify", waited)
+    phases.add("gen", sampler.seconds - waited)
+    return collected
+
+
+def _one_step(config, step, prime_state, ref, host_batch, compiled, phases):
+    """(state, metrics) after the update of one step on its rollouts.
+
+    Raises:
+      MismatchError: decoder and trainer are further apart than `rl.max_mismatch`.
+    """
+    rl, parts = config.rl, compiled.parts
+    batch = jax.device_put(host_batch, compiled.whole)
+    found: dict[str, Any] = {}
+    with phases("old_logprob"):
+        old_logprob_BT = prime.score(
+            prime_state.policy.params, batch, rl.temperature, config=rl, parts=parts
         )
-        rows, flat = programs.batch_shardings
-        batch = jax.tree.map(lambda x: jax.device_put(x, rows if x.ndim == 2 else flat), host_batch)
-        old_logprob_BT = programs.score(prime_state.policy.params, batch)
         batch = batch._replace(old_logprob_BT=jax.block_until_ready(old_logprob_BT))
-    with _timed(timing, "timing_s/update"):
-        prime_state, step_metrics = programs.step(prime_state, ref, batch)
-        step_metrics = metrics.fetch(step_metrics)
-    num_tokens = float(np.count_nonzero(host_batch.segment_ids_BT))
-    step_metrics |= (
-        collected.stats
-        | sampler.metrics()
-        | {
-            "perf/gen_tokens_per_s": sampler.num_tokens / max(timing["timing_s/gen"], 1e-9),
-            "perf/update_tokens_per_s": num_tokens / max(timing["timing_s/update"], 1e-9),
-        }
+    if batch.decoder_logprob_BT is not None:
+        found = metrics.fetch(parts.mismatch(batch))
+        _check_mismatch(rl, step + 1, found["mismatch/logprob_abs_mean"])
+    prime_state, step_metrics, _ = prime.prime_update(
+        prime_state, ref, batch, config=rl, parts=parts, phase=phases
     )
-    return prime_state, collected.buffer, step_metrics, timing
+    return prime_state, found | metrics.fetch(step_metrics)
 
 
-class _timed:
-    def __init__(self, into: dict[str, float], name: str):
-        self.into, self.name = into, name
-
-    def __enter__(self) -> None:
-        self.start = time.monotonic()
-
-    def __exit__(self, *_) -> None:
-        self.into[self.name] = time.monotonic() - self.start
-
-
-def _create(params: qwen2.Qwen2, optimizers) -> prime.PrimeState:
-    """Policy and PRM from the same parameters."""
-    policy_optimizer, prm_optimizer = optimizers
-    copy = jax.tree.map(jnp.copy, params)
-    return prime.PrimeState(
-        state.create(params, policy_optimizer), state.create(copy, prm_optimizer)
-    )
+def _check_mismatch(rl: RlConfig, step: int, gap: float) -> None:
+    if rl.max_mismatch is not None and not gap <= rl.max_mismatch:  # a NaN is no agreement either
+        raise MismatchError(
+            f"step {step}: decoder and trainer differ by {gap:.4g} nats per token in the mean, "
+            f"more than rl.max_mismatch {rl.max_mismatch:g}; the responses are not the policy's. "
+            "Check decode.dtype, decode.int8_weights and decode.cache (int8 rounds most) against "
+            "model.dtype, model.attention, and that rl.temperature is the only filter of sampling; "
+            "raise rl.max_mismatch if the difference is wanted, with rl.importance_cap to weigh it"
+        )
 
 
-def _initial(config: PrimeRun, optimizers, mesh: Mesh) -> prime.PrimeState:
-    params = models.load(config, mesh, dtype="float32")
-    create = functools.partial(_create, optimizers=optimizers)
-    shardings = sharding.tree_shardings(mesh, jax.eval_shape(create, params))
-    return jax.jit(create, out_shardings=shardings)(params)
+def _speeds(
+    rl: RlConfig, shape: ModelConfig, batch, gen_tokens: int, phases: speed.Phases, peak
+) -> dict[str, float]:
+    """Tokens per second of generation and update, and the share of the devices' peak of the latter.
 
-
-def _abstract(shape: ModelConfig, optimizers, mesh: Mesh) -> prime.PrimeState:
-    create = functools.partial(_create, optimizers=optimizers)
-    return models.with_shardings(jax.eval_shape(create, models.abstract_params(shape)), mesh)
-
-
-def _compile(config: PrimeRun, optimizers, mesh: Mesh, prime_state, ref) -> Programs:
-    rl = config.rl
-    rows, flat = sharding.named(mesh, ("batch", "seq")), sharding.named(mesh, ("batch",))
-    batch = rollouts.RolloutBatch(rows, rows, rows, rows, flat, rows, rows)
-    shardings = sharding.tree_shardings(mesh, prime_state)
-    ref_shardings = None if ref is None else sharding.tree_shardings(mesh, ref)
-    score = functools.partial(
-        prime.score, microbatch_size=rl.microbatch_size, temperature=rl.temperature
-    )
-    step = functools.partial(
-        prime.prime_step, config=rl, policy_optimizer=optimizers[0], prm_optimizer=optimizers[1]
-    )
-    return Programs(
-        score=jax.jit(
-            score,
-            in_shardings=(shardings.policy.params, batch._replace(old_logprob_BT=None)),
-            out_shardings=rows,
-        ),
-        step=jax.jit(
-            step,
-            in_shardings=(shardings, ref_shardings, batch),
-            out_shardings=(shardings, sharding.replicated(mesh)),
-            donate_argnums=0,
-        ),
-        batch_shardings=(rows, flat),
-    )
+    Work is counted without padding and recomputation: 1 forward pass to score, 3 to train.
+    """
+    length_B = np.count_nonzero(batch.segment_ids_BT, axis=1)
+    seconds = max(phases.total(*UPDATE), 1e-9)
+    found = {
+        "perf/gen_tokens_per_s": gen_tokens / max(phases.total("gen", "verify"), 1e-9),
+        "perf/update_tokens_per_s": float(np.sum(length_B)) / seconds,
+    }
+    passes = 1 + 3  # old log-probabilities, the policy's update
+    if rl.needs_reference:
+        passes += 1
+    if rl.prm:
+        passes += 1 if rl.prm_update == "none" else 4
+    if peak is not None:
+        found["perf/mfu"] = passes * speed.forward_flops(shape, length_B) / (seconds * peak)
+    return found

@@ -20,7 +20,9 @@ import numpy as np
 
 from jaxmath import metrics, sharding
 from jaxmath.checkpoint import huggingface
+from jaxmath.rl import parts as parts_lib
 from jaxmath.rl import policy_loss, prime, rollouts
+from jaxmath.rl.config import RlConfig
 from jaxmath.train import optimizer, state
 from jaxmath.train.optimizer import OptimizerConfig
 
@@ -100,26 +102,27 @@ def replay(folder: pathlib.Path, case: Mapping[str, Any]) -> dict[str, Any]:
     before = prime.PrimeState(
         state.create(policy, policy_optimizer), state.create(prm, prm_optimizer)
     )
-    update = jax.jit(
-        functools.partial(
-            prime.prime_update,
-            config=config,
-            policy_optimizer=policy_optimizer,
-            prm_optimizer=prm_optimizer,
-        )
-    )
-    score = functools.partial(prime.score, microbatch_size=config.microbatch_size)
-    policy_score = jax.jit(functools.partial(score, temperature=config.temperature))
+    parts = parts_lib.Parts(*map(jax.jit, parts_lib.make(config, policy_optimizer, prm_optimizer)))
+    score = functools.partial(prime.score, config=config, parts=parts)
     with jax.default_matmul_precision("highest"):
-        after, reported, between = update(before, reference, batch)
-        policy_BT = policy_score(policy, batch)
-        policy_after_BT = policy_score(after.policy.params, batch)
-        prm_after_BT = jax.jit(score)(after.prm.params, batch)
+        after, reported, between = prime.prime_update(
+            before, reference, batch, config=config, parts=parts
+        )
+        policy_BT = score(policy, batch, config.temperature)
+        policy_after_BT = score(after.policy.params, batch, config.temperature)
+        prm_after_BT = score(after.prm.params, batch, 1.0)
 
+    low, high = config.clip_range
     tokens_BT, _ = policy_loss.clipped_surrogate(
-        policy_BT, batch.old_logprob_BT, between.advantage_BT, clip_eps=config.clip_eps
+        policy_BT,
+        batch.old_logprob_BT,
+        between.advantage_BT,
+        clip_eps_low=low,
+        clip_eps_high=high,
     )
-    share_BT = policy_loss.token_mean(jnp.asarray(batch.response_mask_BT))
+    share_BT = policy_loss.token_mean(
+        jnp.asarray(batch.response_mask_BT), config.max_response_tokens
+    )
     arrays = {
         "policy_logprobs": policy_BT,
         "reference_logprobs": between.ref_logprob_BT,
@@ -150,7 +153,7 @@ def replay(folder: pathlib.Path, case: Mapping[str, Any]) -> dict[str, Any]:
     return ours
 
 
-def make_config(settings: Mapping[str, Any], samples: Sequence[Mapping]) -> prime.RlConfig:
+def make_config(settings: Mapping[str, Any], samples: Sequence[Mapping]) -> RlConfig:
     """The case's settings as ours.
 
     Raises:
@@ -173,9 +176,11 @@ def make_config(settings: Mapping[str, Any], samples: Sequence[Mapping]) -> prim
                 "several depend on how the responses are shuffled"
             )
         rows, num_responses = len(samples), settings["n_samples"]
-        return prime.RlConfig(
+        return RlConfig(
             num_prompts=rows // num_responses,
             num_responses=num_responses,
+            max_prompt_tokens=max(len(sample["prompt_ids"]) for sample in samples),
+            max_response_tokens=max(len(sample["response_ids"]) for sample in samples),
             temperature=settings["temperature"],
             beta=settings["beta"],
             gamma_outcome=settings["gamma_verifier"],

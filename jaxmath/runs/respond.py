@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import sys
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -55,6 +56,8 @@ class Responder:
     Args:
       verifier: an open pool, or None to leave responses ungraded (`verdict` is then NO_ANSWER with
         rule "not graded").
+
+    verify_wait_s: seconds spent waiting for verdicts after decoding had ended, over all answers.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class Responder:
         verifier: pool.VerifierPool | None,
     ):
         self.verifier = verifier
+        self.verify_wait_s = 0.0
         self.decoder = decoder.Decoder(
             config, decode, sample, tokens.eos_ids, mesh, detokenize=tokens.decode
         )
@@ -92,7 +96,10 @@ class Responder:
         questions = list(questions)
         asked = _requests(questions, samples, done)
         completions = self.decoder.generate(asked, on_update=on_update)
-        return _graded(map(_ungraded, completions), questions, self.verifier)
+        return _graded(map(_ungraded, completions), questions, self.verifier, self._waited)
+
+    def _waited(self, seconds: float) -> None:
+        self.verify_wait_s += seconds
 
 
 class RemoteResponder:
@@ -169,9 +176,15 @@ def _requests(
 
 
 def _graded(
-    responses: Iterator[Response], questions: list[Question], verifier: pool.VerifierPool | None
+    responses: Iterator[Response],
+    questions: list[Question],
+    verifier: pool.VerifierPool | None,
+    on_wait: Callable[[float], None] = lambda seconds: None,
 ) -> Iterator[Response]:
-    """The responses with their verdicts, as these arrive; if no more come, those that have come."""
+    """The responses with their verdicts, as these arrive; if no more come, those that have come.
+
+    on_wait: told the seconds spent waiting for the last verdicts.
+    """
     if verifier is None:
         yield from responses
         return
@@ -187,7 +200,10 @@ def _graded(
                 yield _response(waiting.pop(done), result)
     except remote.EngineError as error:
         failure = error
-    for done, result in verifier.drain():
+    start = time.monotonic()
+    last = verifier.drain()
+    on_wait(time.monotonic() - start)
+    for done, result in last:
         yield _response(waiting.pop(done), result)
     if failure is not None:
         raise failure

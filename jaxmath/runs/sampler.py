@@ -31,7 +31,6 @@ class Sampler:
 
     def __call__(self, asked: list[rollouts.Prompt]) -> list[rollouts.Group]:
         start = time.monotonic()
-        # A prompt from the buffer may also be among the fresh ones of a new epoch: asked once.
         unique = {prompt.id: prompt for prompt in asked}.values()
         questions = [respond.Question(p.id, p.tokens, self.gold[p.id]) for p in unique]
         first = self.step * self.num_responses
@@ -47,7 +46,7 @@ class Sampler:
                 prompt,
                 tuple(found[prompt.id][i] for i in sorted(found[prompt.id])[: self.num_responses]),
             )
-            for prompt in asked
+            for prompt in unique
         ]
 
     def _answer(

@@ -1,4 +1,4 @@
-"""Golden A, a NumPy twin on ragged data, and the properties of leave-one-out and whitening."""
+"""Golden A, a NumPy twin on ragged data, every estimator by hand, and their properties."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -92,14 +92,15 @@ def test_equals_the_plain_twin_on_ragged_data(seed, gammas):
 
 def test_leave_one_out_by_hand():
     reward_B1, one_B1 = jnp.array([[1.0], [0.0], [0.0]]), jnp.ones((3, 1))
-    shaped_B1 = advantages.leave_one_out(reward_B1, one_B1, num_responses=3)
+    shaped_B1 = advantages.leave_one_out(reward_B1, one_B1, jnp.ones(3), 3)
     np.testing.assert_allclose(shaped_B1[:, 0], [1.0, -0.5, -0.5], atol=1e-7)
 
 
 def test_outcome_advantages_sum_to_zero_within_a_prompt():
     outcome_B, _, mask_BT = ragged(0)
     last_BT = process_rewards.last_token(jnp.asarray(mask_BT))
-    shaped_BT = advantages.leave_one_out(outcome_B[:, None] * last_BT, last_BT, num_responses=4)
+    reward_BT = outcome_B[:, None] * last_BT
+    shaped_BT = advantages.leave_one_out(reward_BT, last_BT, jnp.ones(12), 4)
     np.testing.assert_allclose(
         jnp.sum(shaped_BT, axis=1).reshape(-1, 4).sum(axis=1), 0.0, atol=1e-6
     )
@@ -151,3 +152,90 @@ def test_discounted_returns_follow_the_recursion(gamma):
     np.testing.assert_allclose(
         advantages.discounted_returns(reward_BT, gamma), expected[:, :-1], rtol=1e-5, atol=1e-6
     )
+
+
+# --- the other estimators ---------------------------------------------------------------------
+
+# One prompt, three responses of 2, 1 and 1 tokens. Means of the process rewards: 0.2, 0.6, -0.3;
+# their mean 1/6 and unbiased deviation 0.450925; of the outcomes 1/3 and 0.577350.
+HAND_OUTCOME_B = np.array([1, 0, 0], np.float32)
+HAND_MASK_BT = np.array([[1, 1], [1, 0], [1, 0]], np.float32)
+HAND_REWARD_BT = np.array([[0.3, 0.1], [0.6, 0.0], [-0.3, 0.0]], np.float32)
+BY_HAND = {
+    # r - mean of the others' means: 0.15, -0.05 | 0.65 | -0.7, and outcomes 1 | -0.5 | -0.5
+    "rloo_paper": (1.10, 0.95, 0.15, -1.20),
+    # 1.154701 + (0.133333 - 0.066667) / 0.450925, … | -0.577350 + 0.433333 / 0.450925 | …
+    "grpo": (1.302545, 1.006857, 0.383637, -1.612260),
+    "dr_grpo": (2 / 3 + 1 / 15, 2 / 3 - 1 / 15, 0.1, -0.8),
+    "reinforce": (1.4, 1.1, 0.6, -0.3),
+    # of reinforce: mean 0.7, variance 1.66 / 3
+    "reinforce_pp": (0.941032, 0.537733, -0.134433, -1.344332),
+    # baselines (2·1 + 0 + 0) / 4 and (2·0.2 + 0.6 - 0.3) / 4 = 0.175
+    "opo": (0.55, 0.425, -0.075, -0.975),
+}
+OUTCOMES_BY_HAND = {
+    "rloo_paper": (1, 1, -0.5, -0.5),
+    "grpo": (1.154699, 1.154699, -0.577349, -0.577349),
+    "dr_grpo": (2 / 3, 2 / 3, -1 / 3, -1 / 3),
+    "reinforce": (1, 1, 0, 0),
+    "reinforce_pp": (0.866025, 0.866025, -0.866025, -0.866025),
+    "opo": (0.5, 0.5, -0.5, -0.5),
+}
+
+
+def by_hand(name, reward_BT=HAND_REWARD_BT, **gammas):
+    _, advantage_BT = advantages.ESTIMATORS[name](
+        HAND_OUTCOME_B, reward_BT, HAND_MASK_BT, num_responses=3, **gammas
+    )
+    assert not np.any(np.asarray(advantage_BT)[HAND_MASK_BT == 0])
+    return np.asarray(advantage_BT)[HAND_MASK_BT > 0]
+
+
+def test_every_estimator_is_worked_by_hand():
+    assert set(advantages.ESTIMATORS) == {"rloo", *BY_HAND}
+    assert BY_HAND.keys() == OUTCOMES_BY_HAND.keys()
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_combined_advantages_by_hand(name):
+    np.testing.assert_allclose(by_hand(name), BY_HAND[name], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", OUTCOMES_BY_HAND)
+def test_outcome_advantages_by_hand(name):
+    np.testing.assert_allclose(by_hand(name, None), OUTCOMES_BY_HAND[name], rtol=1e-5, atol=1e-6)
+
+
+def test_discounts_by_hand():
+    halved = by_hand("reinforce", gamma_process=0.5)
+    np.testing.assert_allclose(halved, (1 + 0.3 + 0.05, 1.1, 0.6, -0.3), rtol=1e-6)
+    halved = by_hand("dr_grpo", None, gamma_outcome=0.5)
+    np.testing.assert_allclose(halved, (1 / 3, 2 / 3, -1 / 3, -1 / 3), rtol=1e-6)
+
+
+def test_equation_5_on_the_golden_scores():
+    """The paper's process returns of Golden A; the released code's differ between the ends."""
+    score_BT = jnp.where(golden.MASK_BT > 0, golden.SCORE_BT, 0.0)
+    reward_BT = process_rewards.batch_norm(score_BT, beta=golden.BETA)
+    zeros_B = np.zeros(4, np.float32)
+    returns_BT, _ = advantages.rloo_paper(zeros_B, reward_BT, golden.MASK_BT, num_responses=4)
+    expected = [1.872221, 1.277777, 1.283332, 0.488888, 0.094444]
+    np.testing.assert_allclose(returns_BT[0], expected, rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("name", advantages.ESTIMATORS)
+def test_no_process_rewards_are_zero_process_rewards(name):
+    outcome_B, reward_BT, mask_BT = ragged(5)
+    estimate = advantages.ESTIMATORS[name]
+    without = estimate(outcome_B, None, mask_BT, num_responses=4)
+    zero = estimate(outcome_B, np.zeros_like(reward_BT), mask_BT, num_responses=4)
+    for a, b in zip(without, zero, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["rloo", "grpo", "dr_grpo", "opo"])
+def test_equal_outcomes_have_no_advantage(name):
+    _, _, mask_BT = ragged(6)
+    ones_B = np.ones(12, np.float32)
+    _, advantage_BT = advantages.ESTIMATORS[name](ones_B, None, mask_BT, num_responses=4)
+    assert np.max(np.abs(advantage_BT)) < 1e-6

@@ -1,7 +1,6 @@
-"""One PRIME update: who is updated when, with what, and that it finds a toy reward."""
+"""One update: who is updated when, with what, packed or not, and that it finds a toy reward."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -10,90 +9,26 @@ import pytest
 
 from jaxmath import metrics, sharding
 from jaxmath.model import qwen2
-from jaxmath.model.config import ModelConfig
-from jaxmath.rl import prime, process_rewards, rollouts
+from jaxmath.rl import parts, prime, process_rewards, rollouts
 from jaxmath.rl.config import RlConfig
 from jaxmath.rl.rollouts import Group, Prompt, Sample
-from jaxmath.train import optimizer, state
+from jaxmath.train import state
 from jaxmath.train.optimizer import OptimizerConfig
 
-TINY = ModelConfig(24, 1, 16, 24, 4, 2, 8, dtype="float32")
-EOS = 1
-
-
-def config(**fields):
-    base = {
-        "num_prompts": 4,
-        "num_responses": 4,
-        "max_prompt_tokens": 4,
-        "max_response_tokens": 8,
-        "policy_minibatch_size": 4,
-        "prm_minibatch_size": 4,
-        "microbatch_size": 2,
-        "policy_optimizer": OptimizerConfig(1e-2, weight_decay=0.01),
-        "prm_optimizer": OptimizerConfig(2e-2, clip_norm=10.0),
-    }
-    return RlConfig(**base | fields)
-
-
-@functools.cache
-def params(seed=0):
-    return qwen2.Qwen2(TINY, jax.random.key(seed))
-
-
-@functools.cache
-def rollout_batch(seed=0):
-    rng = np.random.default_rng(seed)
-    groups = []
-    for prompt in range(4):
-        tokens = tuple(int(t) for t in rng.integers(2, TINY.vocab_size, rng.integers(2, 5)))
-        samples = []
-        for _ in range(4):
-            length = int(rng.integers(1, 9))
-            response = [int(t) for t in rng.integers(2, TINY.vocab_size, length)]
-            response[-1] = EOS if rng.random() < 0.8 else response[-1]
-            samples.append(Sample(tuple(response), float(rng.random() < 0.5), -np.ones(length)))
-        groups.append(Group(Prompt(prompt, tokens), tuple(samples)))
-    batch = rollouts.to_batch(
-        groups, max_prompt_tokens=4, max_response_tokens=8, pad_id=0, eos_ids=(EOS,)
-    )
-    return batch._replace(old_logprob_BT=score(params(), batch))
-
-
-@functools.partial(jax.jit, static_argnames="temperature")
-def score(model, batch, temperature=1.0):
-    return prime.score(model, batch, microbatch_size=2, temperature=temperature)
-
-
-def optimizers(rl):
-    return {
-        "policy_optimizer": optimizer.make_optimizer(rl.policy_optimizer, 100),
-        "prm_optimizer": optimizer.make_optimizer(rl.prm_optimizer, 100),
-    }
-
-
-def start(rl, policy=0, prm=0):
-    both = optimizers(rl)
-    return prime.PrimeState(
-        state.create(params(policy), both["policy_optimizer"]),
-        state.create(params(prm), both["prm_optimizer"]),
-    )
-
-
-@functools.cache
-def program(rl):
-    return jax.jit(functools.partial(prime.prime_update, config=rl, **optimizers(rl)))
-
-
-def update(rl, ref=0, batch=None, policy=0, prm=0):
-    batch = rollout_batch() if batch is None else batch
-    return program(rl)(start(rl, policy, prm), None if ref is None else params(ref), batch)
-
-
-def worst(a, b):
-    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    return max(float(jnp.max(jnp.abs(x - y))) for x, y in pairs)
-
+from .learner import (
+    EOS,
+    TINY,
+    compiled,
+    config,
+    optimizers,
+    params,
+    rollout_batch,
+    score,
+    start,
+    step,
+    update,
+    worst,
+)
 
 # --- the implicit PRM
 
@@ -106,7 +41,7 @@ def test_process_rewards_are_exactly_zero_while_the_prm_is_its_reference(dtype):
     fresh = prime.PrimeState(
         state.create(model, both["policy_optimizer"]), state.create(model, both["prm_optimizer"])
     )
-    _, reported, between = program(rl)(fresh, model, rollout_batch())
+    _, reported, between = step(rl, fresh, model, rollout_batch())
     assert not np.any(np.asarray(between.score_BT))
     assert not np.any(np.asarray(between.process_reward_BT))
     np.testing.assert_allclose(
@@ -117,7 +52,7 @@ def test_process_rewards_are_exactly_zero_while_the_prm_is_its_reference(dtype):
 def test_update_after_scores_each_minibatch_with_the_prm_of_that_moment():
     rl = config()
     after, _, between = update(rl)
-    step = optimizers(rl)["prm_optimizer"]
+    descent = optimizers(rl)["prm_optimizer"]
     batch, prm = rollout_batch(), start(rl).prm
 
     @jax.jit
@@ -136,7 +71,7 @@ def test_update_after_scores_each_minibatch_with_the_prm_of_that_moment():
             between.prm_logprob_BT[first : first + 4], expected_BT, rtol=1e-4, atol=1e-5
         )
         value, grads = value_and_grad(prm.params, rows, score(params(), rows))
-        prm, _ = state.apply_gradients(prm, grads, value, step)
+        prm, _ = state.apply_gradients(prm, grads, value, descent)
     # Adam turns rounding of tiny gradients into steps; moments are compared instead of parameters.
     assert worst(after.prm.opt_state, prm.opt_state) < 1e-5
     assert int(after.prm.step) == 4
@@ -211,7 +146,7 @@ def test_first_policy_gradient_is_that_of_the_whole_surrogate():
     mask_BT = batch.response_mask_BT
 
     def loss(model):
-        ratio_BT = jnp.exp(prime.score(model, batch, microbatch_size=16) - batch.old_logprob_BT)
+        ratio_BT = jnp.exp(score(model, batch) - batch.old_logprob_BT)
         advantage_BT = between.advantage_BT
         free, clip = advantage_BT * ratio_BT, advantage_BT * jnp.clip(ratio_BT, 0.8, 1.2)
         token_BT = -jnp.minimum(free, clip) * mask_BT
@@ -224,6 +159,8 @@ def test_first_policy_gradient_is_that_of_the_whole_surrogate():
     np.testing.assert_allclose(ours["actor/grad_norm"], norm, rtol=1e-4)
     np.testing.assert_allclose(ours["actor/ppo_kl"], 0.0, atol=1e-6)
     assert ours["actor/pg_clipfrac"] == 0.0
+    surprise = -np.asarray(batch.old_logprob_BT)[np.asarray(mask_BT) > 0].mean()
+    np.testing.assert_allclose(ours["actor/entropy_estimate"], surprise, rtol=1e-5)
 
 
 def test_temperature_divides_the_logits_of_the_policy_only():
@@ -257,7 +194,7 @@ def test_first_updates_at_learning_rate_zero_fill_moments_and_move_nothing():
     assert worst(after.prm.params, before.prm.params) == 0.0
     assert worst(after.policy.opt_state[1].mu, before.policy.opt_state[1].mu) > 0
     assert metrics.fetch(reported)["actor/lr"] == 0.0
-    second, reported, _ = program(rl)(after, params(1), rollout_batch())
+    second, reported, _ = step(rl, after, params(1), rollout_batch())
     assert worst(second.policy.params, after.policy.params) > 1e-3
     np.testing.assert_allclose(metrics.fetch(reported)["actor/lr"], 1e-2, rtol=1e-6)
 
@@ -290,33 +227,32 @@ def test_metrics_by_hand():
         "critic/advantages/max": advantage.max(),
         "critic/advantages/min": advantage.min(),
         "critic/returns/mean": np.asarray(between.returns_BT)[mask].mean(),
-        "mismatch/logprob_abs_mean": np.abs(-1 - np.asarray(batch.old_logprob_BT))[mask].mean(),
         "actor/lr": 1e-2,
         "reward_model/lr": 2e-2,
     }
     for name, value in expected.items():
         np.testing.assert_allclose(ours[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
     assert 0.0 <= ours["reward_model/dpo_acc"] <= 1.0
-    unmeasured = batch._replace(decoder_logprob_BT=None)
-    _, reported, _ = update(config(), ref=1, batch=unmeasured)
-    assert "mismatch/logprob_abs_mean" not in reported
+    mismatch = metrics.fetch(compiled(config()).mismatch(batch))
+    gap = np.abs(-1 - np.asarray(batch.old_logprob_BT))[mask]
+    np.testing.assert_allclose(mismatch["mismatch/logprob_abs_mean"], gap.mean(), rtol=1e-5)
+    np.testing.assert_allclose(mismatch["mismatch/logprob_abs_max"], gap.max(), rtol=1e-5)
 
 
 def test_an_update_on_a_mesh_agrees_with_one_device():
-    rl = config(microbatch_size=4, policy_minibatch_size=8, prm_minibatch_size=8)
+    rl = config(tokens_per_microbatch=48, policy_minibatch_size=8, prm_minibatch_size=8)
     wanted, _, expected = update(rl, ref=1)
     mesh = sharding.make_mesh(sharding.MeshConfig(2, 2, 2))
 
     def put(tree):
         return jax.device_put(tree, sharding.tree_shardings(mesh, tree))
 
-    def put_rows(x):
-        return jax.device_put(x, sharding.named(mesh, ("batch", "seq")[: x.ndim]))
-
     with jax.set_mesh(mesh):
-        step = jax.jit(functools.partial(prime.prime_update, config=rl, **optimizers(rl)))
-        batch = jax.tree.map(put_rows, rollout_batch())
-        after, _, between = step(put(start(rl)), put(params(1)), batch)
+        jitted = parts.Parts(*map(jax.jit, parts.make(rl, **optimizers(rl))))
+        batch = jax.device_put(rollout_batch(), sharding.replicated(mesh))
+        after, _, between = prime.prime_update(
+            put(start(rl)), put(params(1)), batch, config=rl, parts=jitted
+        )
     assert worst(jax.device_get(between), jax.device_get(expected)) < 1e-4
     for model in ("policy", "prm"):
         moments = [jax.device_get(getattr(s, model).opt_state) for s in (after, wanted)]
@@ -324,24 +260,60 @@ def test_an_update_on_a_mesh_agrees_with_one_device():
 
 
 def test_equal_shapes_compile_once():
-    rl = config(beta=0.06)
+    rl = config(beta=0.06, tokens_per_microbatch=24)
     fresh = start(rl)
     for seed in (0, 1, 2):
-        fresh, _, _ = program(rl)(fresh, params(1), rollout_batch(seed))
-    assert program(rl)._cache_size() == 1
+        fresh, _, _ = step(rl, fresh, params(1), rollout_batch(seed))
+    sizes = {name: fn._cache_size() for name, fn in compiled(rl)._asdict().items()}
+    called = {"score", "prm", "advantages", "policy"}
+    assert {name for name, size in sizes.items() if size} == called
+    assert all(sizes[name] == 1 for name in called), sizes
 
 
-def test_prime_finds_a_toy_reward():
+# --- packed rows
+
+
+@pytest.mark.parametrize("prm_update", ["after", "before"])
+@pytest.mark.parametrize("row_tokens", [None, 31])
+def test_packed_rows_give_the_update_of_unpacked_ones(prm_update, row_tokens):
+    rl = config(policy_minibatch_size=8, prm_minibatch_size=8, prm_update=prm_update)
+    tokens = {"tokens_per_microbatch": 2 * (row_tokens or 12), "row_tokens": row_tokens}
+    results = [update(each, ref=1) for each in (rl, dataclasses.replace(rl, **tokens))]
+    (plain, reported, between), (packed, packed_reported, packed_between) = results
+    assert worst(between, packed_between) < 1e-4
+    ours, expected = metrics.fetch(packed_reported), metrics.fetch(reported)
+    assert ours.keys() == expected.keys()
+    for name in ours:
+        np.testing.assert_allclose(ours[name], expected[name], rtol=1e-4, atol=1e-5, err_msg=name)
+    for model in ("policy", "prm"):
+        moments = [getattr(s, model).opt_state for s in (plain, packed)]
+        assert worst(*moments) < 1e-6
+
+
+def test_packed_scores_are_still_exactly_those_of_the_reference():
+    rl = config(prm_update="none", prm_zero_below=0.0, tokens_per_microbatch=48)
+    _, _, between = update(rl)
+    assert not np.any(np.asarray(between.score_BT))
+
+
+# --- they learn
+
+
+PACKED_GRPO = {"prm": False, "advantage": "grpo", "tokens_per_microbatch": 24}
+
+
+@pytest.mark.parametrize("fields", [{}, PACKED_GRPO], ids=["prime", "grpo"])
+def test_it_finds_a_toy_reward(fields):
     """Reward 1 for a response that starts with an even token: their probability must rise."""
     rl = config(
+        **fields,
+        max_prompt_tokens=2,
         max_response_tokens=2,
         policy_minibatch_size=16,
         prm_minibatch_size=16,
         microbatch_size=16,
     )
-    both = optimizers(rl)
     learner = start(rl)
-    step = jax.jit(functools.partial(prime.prime_step, config=rl, **both))
     sample = jax.jit(
         lambda model, tokens, positions, segments, key: jax.random.categorical(
             key, model.logits(model.hidden_states(tokens, positions, segments))[:, 1]
@@ -369,6 +341,6 @@ def test_prime_finds_a_toy_reward():
             groups, max_prompt_tokens=2, max_response_tokens=2, pad_id=0, eos_ids=(EOS,)
         )
         batch = batch._replace(old_logprob_BT=score(learner.policy.params, batch))
-        learner, _ = step(learner, params(), batch)
+        learner, _, _ = step(rl, learner, params() if rl.prm else None, batch)
     after = hit_rate(learner.policy.params)
     assert before < 0.6 and after > 0.9, (before, after)

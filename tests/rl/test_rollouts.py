@@ -175,6 +175,30 @@ def test_ungraded_groups_are_counted_and_refilled():
     assert ids(done.groups) == [0, 2, 3, 4] and done.stats["rollout/ungraded"] == 1
 
 
+def test_a_prompt_both_buffered_and_fresh_stands_once_in_a_batch():
+    world = World(8, 4, solved=lambda i: 2 if i < 7 else 0)
+    buffer = (Prompt(2, (5, 6)), Prompt(5, (5, 6)))
+    done = world.collect(config(num_prompts=6), buffer)
+    # 2 comes again among the fresh ones of the first round, 5 among those of the second.
+    assert world.rounds == [[2, 5, 0, 1, 3], [4, 6, 7]]
+    assert ids(done.groups) == [2, 5, 0, 1, 3, 4] and ids(done.buffer) == [6]
+
+
+def test_a_prompt_stands_once_in_the_buffer():
+    world = World(5, 5, solved=lambda i: 2)
+    waiting = tuple(Prompt(i, (5, 6)) for i in (7, 8, 3))
+    done = world.collect(config(num_prompts=2), waiting)
+    assert ids(done.groups) == [7, 8] and ids(done.buffer) == [3, 0, 1, 2, 4]
+
+
+def test_a_round_of_known_prompts_asks_for_nothing():
+    world = World(4, 2, solved=lambda i: 2 if i else 0)
+    world.batches = [world.batches[0], world.batches[0], world.batches[1]]
+    done = world.collect(config(num_prompts=3))
+    assert world.rounds == [[0, 1], [2, 3]] and ids(done.groups) == [1, 2, 3]
+    assert done.stats["rollout/rounds"] == 3
+
+
 # --- the arrays
 
 
@@ -238,7 +262,7 @@ def test_nothing_is_ever_cut():
     ("fields", "named"),
     [
         ({"num_prompts": 0}, "num_prompts"),
-        ({"num_responses": 1}, "leave-one-out"),
+        ({"num_responses": 0}, "num_responses"),
         ({"min_accuracy": 0.9}, "max_accuracy"),
     ],
 )

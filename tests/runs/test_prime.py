@@ -1,13 +1,15 @@
 """PRIME runs: what they report, and that being cut off leaves no trace."""
 
 import collections
+import time
 
+import jax
 import pytest
 
 from jaxmath import config as config_lib
 from jaxmath.data.tokenizer import Tokenizer, TokenizerConfig
 from jaxmath.rl import rollouts
-from jaxmath.runs import prime, respond, sampler
+from jaxmath.runs import prime, prime_programs, respond, sampler, session
 from jaxmath.verify.verdict import Outcome, Verdict
 
 from . import tiny
@@ -32,13 +34,23 @@ DOCUMENTED = {
     "verify/timeout",
     "verify/error",
     "verify/unparseable_gold",
+    "actor/kl_ref",
+    "actor/entropy_estimate",
     "mismatch/logprob_abs_mean",
+    "mismatch/logprob_abs_max",
+    "mismatch/kl",
+    "mismatch/effective_sample_size",
     "perf/gen_tokens_per_s",
     "perf/update_tokens_per_s",
     "timing_s/gen",
+    "timing_s/verify",
     "timing_s/old_logprob",
-    "timing_s/update",
+    "timing_s/ref",
+    "timing_s/prm",
+    "timing_s/adv",
+    "timing_s/policy",
     "timing_s/sync",
+    "timing_s/wait",
     "timing_s/step",
 }
 
@@ -100,6 +112,8 @@ def test_metrics_carry_the_names_people_know(whole):
         assert (row["actor/grad_norm"] > 0) == (row["critic/advantages/max"] > 0)
         assert row["reward_model/grad_norm"] > 0
         assert row["timing_s/step"] >= row["timing_s/gen"] > 0
+        phases = sum(v for k, v in row.items() if k.startswith("timing_s/"))
+        assert phases == pytest.approx(2 * row["timing_s/step"], rel=1e-3)  # they are the step
         assert 1 <= row["response_length/mean"] <= row["response_length/max"] <= 32
     assert any(row["actor/grad_norm"] > 0 for row in rows)
     assert 0 < sum(row["critic/score/mean"] for row in rows) / 4 < 1
@@ -182,6 +196,8 @@ class Scripted:
     """Answers with the sample's number; every second one is right, unless `faults` (question,
     sample) says otherwise."""
 
+    verify_wait_s = 0.0
+
     def __init__(self, faults=()):
         self.asked = collections.Counter()
         self.faults = dict(faults)
@@ -216,12 +232,12 @@ def test_a_prompt_of_a_later_step_gets_new_samples():
     assert [sample.outcome_reward for sample in first[1].samples] == [0.0, 1.0, 0.0]
 
 
-def test_a_prompt_both_buffered_and_fresh_is_answered_once():
+def test_a_prompt_asked_for_twice_is_one_group():
     responder = Scripted()
     asker = sampler.Sampler(responder, {1: ""}, num_responses=2)
     prompt = rollouts.Prompt(1, (5,))
     groups = asker([prompt, prompt])
-    assert len(groups) == 2 and groups[0] == groups[1]
+    assert [group.prompt for group in groups] == [prompt]
     assert set(responder.asked.values()) == {1}
 
 
@@ -252,6 +268,79 @@ def test_an_unreadable_reference_drops_its_group_and_draws_nothing_more():
     assert rollouts.sort_out(group, rollouts.RolloutConfig(num_responses=2)) == "ungraded"
     assert asker.metrics()["verify/unparseable_gold"] == 2
     assert len(responder.asked) == 2
+
+
+class Grader:
+    """Grades what it got when it is asked for the last time, and remembers what it got."""
+
+    def __init__(self):
+        self.got = []
+
+    def submit(self, name, gold, text):
+        self.got.append(name)
+
+    def poll(self):
+        return []
+
+    def drain(self):
+        time.sleep(0.05)
+        return [(name, Verdict(Outcome.RIGHT, "late")) for name in self.got]
+
+
+def test_a_response_goes_to_the_verifier_before_the_next_one_is_waited_for():
+    grader = Grader()
+    seen, waits = [], []
+
+    def decoded():
+        for sample in range(3):
+            seen.append(len(grader.got))
+            yield respond.Response(1, sample, (5,), 1, None, "", "stop", respond.UNGRADED)
+
+    question = respond.Question(1, (5,), "")
+    graded = list(respond._graded(decoded(), [question], grader, waits.append))
+    assert seen == [0, 1, 2] and len(graded) == 3
+    assert len(waits) == 1 and 0.05 <= waits[0] < 5
+
+
+# --- without a PRM, and the threshold ---------------------------------------------------------
+
+GRPO = {"prm": False, "advantage": "grpo", "tokens_per_microbatch": 320, "importance_cap": 2.0}
+
+
+def test_a_run_without_a_prm_keeps_none_and_resumes(data, model, tmp_path):
+    config = tiny.prime_config(data, model, tmp_path, rl=GRPO, steps=2)
+    prime.run(config)
+    meta, leaves = tiny.saved(tmp_path, 2)
+    assert "reference" not in meta
+    assert {path.split("/")[0] for path in leaves} == {"policy"}
+    prime.run(tiny.prime_config(data, model, tmp_path, rl=GRPO, steps=3))
+    rows = tiny.rows(tmp_path / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    for row in rows:
+        assert not [name for name in row if name.startswith("reward_model/")]
+        assert row["mismatch/truncated"] == 0.0 and "timing_s/prm" not in row
+        assert row["mismatch/effective_sample_size"] == pytest.approx(1.0, abs=1e-4)
+
+
+def test_a_decoder_that_disagrees_stops_the_run_at_its_step(data, model, tmp_path):
+    config = tiny.prime_config(data, model, tmp_path, rl=GRPO | {"max_mismatch": 1e-12})
+    with pytest.raises(prime.MismatchError, match="step 1: decoder and trainer differ by .*dtype"):
+        prime.run(config)
+    assert not tiny.rows(tmp_path / "metrics.jsonl")
+
+
+@pytest.mark.parametrize("rl", [{}, {"prm": False, "kl_coef": 0.1}, {"prm_update": "none"}])
+def test_programs_can_be_lowered_from_their_arguments(data, model, tmp_path, rl):
+    config = tiny.prime_config(data, model, tmp_path, rl=rl, ref_dtype="bfloat16")
+    mesh = session.make_mesh(config)
+    with jax.set_mesh(mesh):
+        programs = prime_programs.make(config, mesh)
+        for name, arguments in programs.arguments.items():
+            getattr(programs.parts, name).lower(*arguments)
+    called = {"score", "mismatch", "advantages", "policy"}
+    called |= {"prm"} if rl == {} else set()
+    called |= {"like"} if rl.get("prm", True) else set()
+    assert programs.arguments.keys() == called
 
 
 def test_the_tokenizer_travels_with_the_checkpoint(data, whole):

@@ -1,0 +1,156 @@
+"""PRIME's compiled programs: where their arrays live, and what to lower them with.
+
+A function of a `runs.prime.PrimeRun` and a mesh, so that a plan for hardware that is not there sees
+what a run would compile.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from jaxmath import sharding
+from jaxmath.model import qwen2
+from jaxmath.model.config import ModelConfig
+from jaxmath.rl import packing, prime, rollouts
+from jaxmath.rl import parts as parts_lib
+from jaxmath.rl.config import RlConfig
+from jaxmath.runs import models
+from jaxmath.train import optimizer as optimizer_lib
+from jaxmath.train import state
+
+
+@dataclasses.dataclass(frozen=True)
+class Programs:
+    """The compiled functions of a run: a function of the config and the mesh alone.
+
+    parts: those of an update, jitted.
+    arguments: name of a part → the arguments it gets, as ShapeDtypeStructs with their shardings, to
+      lower it from; parts that a run of this config never calls are left out. A part's loop over
+      micro-batches runs as often as its rows are in use, at most `max_rows / microbatch_rows` times
+      of `rl.rows`.
+    state: the abstract state, to restore into. whole: the sharding of a batch's arrays.
+    """
+
+    parts: parts_lib.Parts
+    arguments: dict[str, tuple[Any, ...]]
+    state: prime.PrimeState
+    whole: Any
+
+
+def make(config: Any, mesh: Mesh) -> Programs:
+    """Nothing is compiled yet, and nothing placed on a device."""
+    rl, whole = config.rl, sharding.replicated(mesh)
+    shape = config.model or models.model_config(config)
+    both = optimizers(config)
+    state_shapes = abstract_state(shape, both, mesh, rl.prm)
+    at = sharding.tree_shardings(mesh, state_shapes)
+    pure = parts_lib.make(rl, *both)
+    jitted = parts_lib.Parts(
+        score=jax.jit(
+            pure.score, in_shardings=(at.policy.params, whole, whole, whole), out_shardings=whole
+        ),
+        like=jax.jit(
+            pure.like,
+            in_shardings=(at.policy.params, at.policy.params),
+            out_shardings=at.policy.params,
+        ),
+        mismatch=jax.jit(pure.mismatch, in_shardings=(whole,), out_shardings=whole),
+        prm=jax.jit(
+            pure.prm,
+            in_shardings=(at.prm, whole, whole, whole),
+            out_shardings=(at.prm, whole),
+            donate_argnums=0,
+        ),
+        advantages=jax.jit(
+            pure.advantages, in_shardings=(whole, whole, whole), out_shardings=whole
+        ),
+        policy=jax.jit(
+            pure.policy,
+            in_shardings=(at.policy, whole, whole, whole, whole),
+            out_shardings=(at.policy, whole),
+            donate_argnums=0,
+        ),
+    )
+    arguments = _arguments(rl, state_shapes, config.ref_dtype, whole)
+    return Programs(jitted, arguments, state_shapes, whole)
+
+
+def _arguments(
+    rl: RlConfig, abstract: prime.PrimeState, ref_dtype: str, whole
+) -> dict[str, tuple[Any, ...]]:
+    B, T = rl.num_prompts * rl.num_responses, rl.max_tokens
+
+    def array(dtype, *sizes):
+        return jax.ShapeDtypeStruct(sizes, dtype, sharding=whole)
+
+    def rows(num_responses):
+        size = rl.rows(num_responses)
+        return packing.Rows(array("int32", size.max_rows, size.row_tokens), array("int32"))
+
+    i32, f32 = array("int32", B, T), array("float32", B, T)
+    texts = rollouts.RolloutBatch(i32, i32, i32, f32, array("float32", B))
+    batch = texts._replace(old_logprob_BT=f32, decoder_logprob_BT=f32)
+    has_ref = rl.prm or rl.kl_coef > 0
+    policy = (abstract.policy, batch, f32, f32 if has_ref else None)
+    params = abstract.policy.params
+    found = {
+        "score": (params, texts, rows(rl.score_size), array("float32")),
+        "mismatch": (batch,),
+        "advantages": (batch, *((f32, f32) if rl.prm else (None, None))),
+        "policy": (*policy, rows(rl.policy_minibatch_size)),
+    }
+    if rl.prm:
+        found["prm"] = (abstract.prm, batch, f32, rows(rl.prm_minibatch_size))
+        if rl.prm_update == "none":
+            del found["prm"]
+    if rl.needs_reference and rl.prm and ref_dtype != "float32":
+        ref = jax.eval_shape(functools.partial(prime.reference, dtype=ref_dtype), params)
+        place = lambda r, p: jax.ShapeDtypeStruct(r.shape, r.dtype, sharding=p.sharding)  # noqa: E731
+        found["like"] = (params, jax.tree.map(place, ref, params))
+    return found
+
+
+def optimizers(config: Any):
+    """Of policy and PRM."""
+    rl = config.rl
+    return (
+        optimizer_lib.make_optimizer(rl.policy_optimizer, config.steps * rl.policy_updates),
+        optimizer_lib.make_optimizer(rl.prm_optimizer, config.steps * rl.prm_updates),
+    )
+
+
+def _create(params: qwen2.Qwen2, optimizers, with_prm: bool) -> prime.PrimeState:
+    """Policy and PRM from the same parameters."""
+    policy_optimizer, prm_optimizer = optimizers
+    prm = None
+    if with_prm:
+        prm = state.create(jax.tree.map(jnp.copy, params), prm_optimizer)
+    return prime.PrimeState(state.create(params, policy_optimizer), prm)
+
+
+def initial_state(config: Any, mesh: Mesh) -> prime.PrimeState:
+    """The state before the first step."""
+    params = models.load(config, mesh, dtype="float32")
+    create = functools.partial(_create, optimizers=optimizers(config), with_prm=config.rl.prm)
+    shardings = sharding.tree_shardings(mesh, jax.eval_shape(create, params))
+    return jax.jit(create, out_shardings=shardings)(params)
+
+
+def reference(config: Any, mesh: Mesh) -> qwen2.Qwen2:
+    """The frozen reference model, in `ref_dtype`."""
+    params = models.load(config, mesh, dtype="float32")
+    if config.ref_dtype == "float32":
+        return params
+    return jax.jit(functools.partial(prime.reference, dtype=config.ref_dtype))(params)
+
+
+def abstract_state(shape: ModelConfig, optimizers, mesh: Mesh, with_prm: bool) -> prime.PrimeState:
+    """The state's shapes with their shardings, to restore into and to lower from."""
+    create = functools.partial(_create, optimizers=optimizers, with_prm=with_prm)
+    return models.with_shardings(jax.eval_shape(create, models.abstract_params(shape)), mesh)
