@@ -177,6 +177,12 @@ class RlConfig(RolloutConfig):
         return self.ref_type == "freeze" and (self.prm or self.kl_coef > 0)
 
     @property
+    def has_kl(self) -> bool:
+        """Whether the KL to the reference is known: asked for, or at no price."""
+        free = self.ref_type == "policy" or (self.prm and self.temperature == 1)
+        return free or self.kl_coef > 0
+
+    @property
     def clip_range(self) -> tuple[float, float]:
         """(ε below, ε above)."""
         low, high = self.clip_eps_low, self.clip_eps_high

@@ -31,7 +31,8 @@ class Rows(NamedTuple):
     """Some responses of a batch, in rows of one length.
 
     place_BT: i32, response · T + position of the token in the [B, T] arrays; `NOTHING` on padding.
-    num_rows: i32[], rows in use; they stand in front.
+    num_rows: i32[], rows in use, which stand in front; None where all are, so that the loops have
+      a length that the compiler knows.
     """
 
     place_BT: Any
@@ -85,7 +86,7 @@ def plan(length_B: np.ndarray, chosen: Sequence[int], shape: Shape, *, width: in
             stop = start + lengths[i]
             place_T[start:stop] = chosen[i] * width + np.arange(lengths[i])
             start = stop
-    return Rows(place_BT, np.int32(len(rows)))
+    return Rows(place_BT, np.int32(len(rows)) if pack else None)
 
 
 # --- in a compiled program --------------------------------------------------------------------
@@ -183,5 +184,6 @@ def _microbatch(rows: Rows, i, shape: Shape) -> jax.Array:
     return sharding.constrain(place_BT, "batch", "seq")
 
 
-def _num_microbatches(rows: Rows, shape: Shape) -> jax.Array:
-    return -(-rows.num_rows // shape.microbatch_rows)
+def _num_microbatches(rows: Rows, shape: Shape) -> jax.Array | int:
+    num_rows = shape.max_rows if rows.num_rows is None else rows.num_rows
+    return -(-num_rows // shape.microbatch_rows)

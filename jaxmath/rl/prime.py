@@ -132,16 +132,12 @@ def _reference_logprobs(ref, batch, config: RlConfig, parts: Parts):
     """
     if config.ref_type == "policy":
         return batch.old_logprob_BT, batch.old_logprob_BT
-    if not config.needs_reference:
-        return None, None
-    for_prm = for_policy = None
-    if config.prm:
-        for_prm = score(ref, batch, 1.0, config=config, parts=parts)
+    for_prm = score(ref, batch, 1.0, config=config, parts=parts) if config.prm else None
+    if not config.has_kl:
+        return for_prm, None
     if config.prm and config.temperature == 1:
-        for_policy = for_prm
-    elif config.kl_coef:
-        for_policy = score(ref, batch, config.temperature, config=config, parts=parts)
-    return for_prm, for_policy
+        return for_prm, for_prm
+    return for_prm, score(ref, batch, config.temperature, config=config, parts=parts)
 
 
 def _train_prm(

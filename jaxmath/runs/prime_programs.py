@@ -31,14 +31,16 @@ class Programs:
 
     parts: those of an update, jitted.
     arguments: name of a part → the arguments it gets, as ShapeDtypeStructs with their shardings, to
-      lower it from; parts that a run of this config never calls are left out. A part's loop over
-      micro-batches runs as often as its rows are in use, at most `max_rows / microbatch_rows` times
-      of `rl.rows`.
+      lower it from; parts that a run of this config never calls are left out. All rows are in use
+      there, as for the longest responses: the loops over micro-batches have a known length. A run
+      of packed rows stops behind the last row in use.
+    calls: name of a part → how often a step calls it.
     state: the abstract state, to restore into. whole: the sharding of a batch's arrays.
     """
 
     parts: parts_lib.Parts
     arguments: dict[str, tuple[Any, ...]]
+    calls: dict[str, int]
     state: prime.PrimeState
     whole: Any
 
@@ -78,7 +80,7 @@ def make(config: Any, mesh: Mesh) -> Programs:
         ),
     )
     arguments = _arguments(rl, state_shapes, config.ref_dtype, whole)
-    return Programs(jitted, arguments, state_shapes, whole)
+    return Programs(jitted, arguments, _calls(rl, arguments), state_shapes, whole)
 
 
 def _arguments(
@@ -91,13 +93,12 @@ def _arguments(
 
     def rows(num_responses):
         size = rl.rows(num_responses)
-        return packing.Rows(array("int32", size.max_rows, size.row_tokens), array("int32"))
+        return packing.Rows(array("int32", size.max_rows, size.row_tokens), None)
 
     i32, f32 = array("int32", B, T), array("float32", B, T)
     texts = rollouts.RolloutBatch(i32, i32, i32, f32, array("float32", B))
     batch = texts._replace(old_logprob_BT=f32, decoder_logprob_BT=f32)
-    has_ref = rl.prm or rl.kl_coef > 0
-    policy = (abstract.policy, batch, f32, f32 if has_ref else None)
+    policy = (abstract.policy, batch, f32, f32 if rl.has_kl else None)
     params = abstract.policy.params
     found = {
         "score": (params, texts, rows(rl.score_size), array("float32")),
@@ -114,6 +115,22 @@ def _arguments(
         place = lambda r, p: jax.ShapeDtypeStruct(r.shape, r.dtype, sharding=p.sharding)  # noqa: E731
         found["like"] = (params, jax.tree.map(place, ref, params))
     return found
+
+
+def _calls(rl: RlConfig, arguments: dict[str, Any]) -> dict[str, int]:
+    """Of each program in a step; scores are of the policy, of the reference, and of the PRM."""
+    scored = 1 + rl.prm
+    if rl.needs_reference:
+        scored += rl.prm + (rl.kl_coef > 0 and not (rl.prm and rl.temperature == 1))
+    times = {
+        "score": scored * (rl.num_prompts * rl.num_responses // rl.score_size),
+        "prm": rl.prm_updates,
+        "policy": rl.policy_updates,
+        "like": rl.prm_updates if rl.prm_update == "after" else 1,
+        "mismatch": 1,
+        "advantages": 1,
+    }
+    return {name: times[name] for name in arguments}
 
 
 def optimizers(config: Any):
@@ -147,7 +164,8 @@ def reference(config: Any, mesh: Mesh) -> qwen2.Qwen2:
     params = models.load(config, mesh, dtype="float32")
     if config.ref_dtype == "float32":
         return params
-    return jax.jit(functools.partial(prime.reference, dtype=config.ref_dtype))(params)
+    cast = functools.partial(prime.reference, dtype=config.ref_dtype)
+    return jax.jit(cast, out_shardings=sharding.tree_shardings(mesh, params))(params)
 
 
 def abstract_state(shape: ModelConfig, optimizers, mesh: Mesh, with_prm: bool) -> prime.PrimeState:

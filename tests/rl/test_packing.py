@@ -50,7 +50,8 @@ def test_every_token_stands_once(pack, chosen):
     expected = [12 * i + t for i in chosen for t in range(LENGTHS[i])]
     assert sorted(places) == sorted(expected)
     used = np.any(rows.place_BT >= 0, axis=1)
-    np.testing.assert_array_equal(used, np.arange(len(used)) < rows.num_rows)
+    num_rows = len(chosen) if rows.num_rows is None else rows.num_rows
+    np.testing.assert_array_equal(used, np.arange(len(used)) < num_rows)
 
 
 def test_packed_rows_are_full():

@@ -1,6 +1,7 @@
 """PRIME runs: what they report, and that being cut off leaves no trace."""
 
 import collections
+import dataclasses
 import time
 
 import jax
@@ -327,6 +328,29 @@ def test_a_decoder_that_disagrees_stops_the_run_at_its_step(data, model, tmp_pat
     with pytest.raises(prime.MismatchError, match="step 1: decoder and trainer differ by .*dtype"):
         prime.run(config)
     assert not tiny.rows(tmp_path / "metrics.jsonl")
+
+
+def test_programs_are_called_as_often_as_they_say(data, model, tmp_path, monkeypatch):
+    counts, make = collections.Counter(), prime_programs.make
+
+    def counted(config, mesh):
+        made = make(config, mesh)
+
+        def count(name, fn):
+            def call(*arguments):
+                counts[name] += 1
+                return fn(*arguments)
+
+            return call
+
+        parts = {name: count(name, fn) for name, fn in made.parts._asdict().items()}
+        return dataclasses.replace(made, parts=type(made.parts)(**parts))
+
+    monkeypatch.setattr(prime_programs, "make", counted)
+    rl = {"temperature": 0.9, "kl_coef": 0.1, "prm_minibatch_size": 8}
+    config = tiny.prime_config(data, model, tmp_path, rl=rl, ref_dtype="bfloat16", steps=1)
+    prime.run(config)
+    assert counts == make(config, session.make_mesh(config)).calls
 
 
 @pytest.mark.parametrize("rl", [{}, {"prm": False, "kl_coef": 0.1}, {"prm_update": "none"}])
