@@ -195,5 +195,5 @@ class RlConfig(RolloutConfig):
 
     @property
     def prm_updates(self) -> int:
-        """Optimizer updates of the PRM per rollout batch."""
+        """Optimizer updates of the PRM per rollout batch, where there is one."""
         return self.num_prompts * self.num_responses // self.prm_minibatch_size

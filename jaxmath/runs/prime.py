@@ -94,7 +94,8 @@ def plan(config: PrimeRun) -> dict[str, Any]:
     facts = models.plan(config, session.make_mesh(config))
     return facts | {
         "responses per step": rl.num_prompts * rl.num_responses,
-        "policy and PRM updates per step": f"{rl.policy_updates} and {rl.prm_updates}",
+        "policy updates per step": rl.policy_updates,
+        "PRM updates per step": rl.prm_updates if rl.prm and rl.prm_update != "none" else 0,
         "tokens per step, at most": rl.num_prompts * rl.num_responses * rl.max_tokens,
         "tokens per micro-batch": rl.microbatch_rows * rl.rows(rl.score_size).row_tokens,
     }
