@@ -72,7 +72,8 @@ def tensors(tree: lora.Adapters, config: ModelConfig) -> dict[str, np.ndarray]:
             a_in_R = a.transpose(*in_order, a.ndim - 1).reshape(-1, rank)
             b_out_R = b.transpose(*(i + 1 for i in out_order), 0).reshape(-1, rank)
             found[f"{module}.lora_A.weight"] = np.ascontiguousarray(a_in_R.T)
-            found[f"{module}.lora_B.weight"] = b_out_R
+            # Contiguous: the writer takes the bytes as they lie.
+            found[f"{module}.lora_B.weight"] = np.ascontiguousarray(b_out_R)
     return found
 
 

@@ -53,6 +53,8 @@ def test_the_files_are_those_that_peft_reads(pair, tmp_path):
             expected[f"{name}.lora_B.weight"] = (out, 3)
     assert {name: x.shape for name, x in found.items()} == expected
     assert {x.dtype for x in found.values()} == {np.dtype(np.float32)}
+    for name, x in adapters.tensors(tree, TINY).items():
+        np.testing.assert_array_equal(found[name], x)
 
 
 def test_their_product_is_what_merging_adds_to_the_weights_of_the_file(pair):
