@@ -96,6 +96,11 @@ def _parser() -> argparse.ArgumentParser:
         if direction == "export":
             sub.add_argument("--step", type=int, help="default: the newest")
             sub.add_argument("--overwrite", action="store_true", help="replace an existing folder")
+            sub.add_argument("--ema", action="store_true", help="the averaged weights")
+            sub.add_argument("--base", metavar="MODEL", help="where the model of adapters is now")
+            sub.add_argument(
+                "--adapters", action="store_true", help="those of a LoRA run, in PEFT's format"
+            )
         sub.set_defaults(call=_convert)
 
     verify = verbs.add_parser("verify", help="grade rows of gold and response, or gold and pred")
@@ -212,14 +217,14 @@ def _convert(arguments: argparse.Namespace) -> int:
 
     if arguments.direction == "import":
         convert.import_hf(arguments.source, arguments.target, dtype=arguments.dtype)
+        print(f"→ {arguments.target}")
+        return 0
+    options = {name: getattr(arguments, name) for name in ("step", "overwrite", "ema", "base")}
+    folder = models.checkpoint_path(arguments.source)
+    if arguments.adapters:
+        convert.export_peft(folder, arguments.target, **options)
     else:
-        convert.export_hf(
-            models.checkpoint_path(arguments.source),
-            arguments.target,
-            dtype=arguments.dtype,
-            step=arguments.step,
-            overwrite=arguments.overwrite,
-        )
+        convert.export_hf(folder, arguments.target, arguments.dtype, **options)
     print(f"→ {arguments.target}")
     return 0
 

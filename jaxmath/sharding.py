@@ -34,6 +34,7 @@ RULES = MappingProxyType(
         "vocab": "tensor",
         "table_vocab": None,  # rows of the lookup table: splitting them gathers the global batch
         "norm": None,
+        "lora": None,  # the rank of an adapter: too small to split
         "layers": None,  # scanned, never split
     }
 )
@@ -130,7 +131,8 @@ def tree_shardings(mesh: Mesh, tree: Any) -> Any:
 
     A parameter with more dimensions than `axes` names is a stack of layers: "layers" goes in front.
     Fewer key/value heads than shards stay whole on each: they cannot be split further, and are few.
-    Works on optimizer states too, since Optax moments keep the parameters' module structure.
+    Works on optimizer states too, since moments keep the parameters' `axes`. A parameter whose
+    metadata has a `memory` lies in that memory kind of its devices ("pinned_host").
     """
 
     tensor = mesh.shape["tensor"]
@@ -144,7 +146,9 @@ def tree_shardings(mesh: Mesh, tree: Any) -> Any:
             None if axis == "kv_heads" and size < tensor and tensor % size == 0 else axis
             for axis, size in zip(axes, shape, strict=True)
         )
-        return leaf.replace(named(mesh, axes, shape, jax.tree_util.keystr(path)))
+        found = named(mesh, axes, shape, jax.tree_util.keystr(path))
+        memory = leaf.get_metadata().get("memory")
+        return leaf.replace(found if memory is None else found.with_memory_kind(memory))
 
     is_variable = lambda x: isinstance(x, nnx.Variable)  # noqa: E731
     return jax.tree_util.tree_map_with_path(one, tree, is_leaf=is_variable)

@@ -27,6 +27,9 @@ def digests(leaves: dict[str, jax.Array | np.ndarray]) -> dict[str, str]:
 
 
 def _sums(x: jax.Array | np.ndarray) -> tuple[Words, Words]:
+    if isinstance(x, jax.Array) and x.sharding.memory_kind == "pinned_host":
+        # Offloaded, because the device has no room for all of them: one after another.
+        return jax.block_until_ready(_sums(jax.device_put(x, x.sharding.with_memory_kind(None))))
     local = not isinstance(x, jax.Array) or x.is_fully_addressable
     return _sums_on_host(np.asarray(x)) if local and x.size <= SMALL else _sums_on_device(x)
 

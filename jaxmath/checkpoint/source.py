@@ -14,9 +14,9 @@ from jax.sharding import Mesh
 
 from jaxmath import config as configs
 from jaxmath import sharding
-from jaxmath.checkpoint import huggingface, store, trees
+from jaxmath.checkpoint import adapters, huggingface, store, trees
 from jaxmath.checkpoint.errors import CheckpointError
-from jaxmath.model import qwen2
+from jaxmath.model import lora, qwen2
 from jaxmath.model.config import ModelConfig
 
 SUBTREES = ("params", "policy/params")  # where SFT runs and imports, and PRIME runs, keep the model
@@ -78,6 +78,16 @@ def load_config(path: str | os.PathLike, **how: Any) -> ModelConfig:
         return _config_of(reader.meta(), source.folder, **how)
 
 
+def stored_dtype(path: str | os.PathLike) -> str:
+    """The dtype of the parameters at `path`, as in "bfloat16"."""
+    source = find(path)
+    if source.kind == "huggingface":
+        return huggingface.file_dtype(source.folder)
+    with store.CheckpointStore(source.folder, read_only=True) as reader:
+        meta, stored = reader.describe()
+    return meta["base_dtype"] if adapters.KEY in meta else _model_in(reader.folder, stored)[1]
+
+
 def load_model(
     path: str | os.PathLike,
     mesh: Mesh,
@@ -103,6 +113,8 @@ def load_model(
         dtype = huggingface.file_dtype(source.folder) if dtype is None else dtype
         return huggingface.load_params(source.folder, config, mesh, dtype), config
     with store.CheckpointStore(source.folder, read_only=True) as reader:
+        if adapters.KEY in reader.meta(step):
+            return _load_merged(reader, mesh, dtype, config, step)
         model, meta = restore_model(reader, mesh, config, step, subtrees)
     config = _agree(source.folder, _config_of(meta, source.folder), config)
     return (model if dtype is None else cast(model, dtype)), config
@@ -119,7 +131,8 @@ def restore_model(
 
     Optimizer states and other models beside it are not read.
     """
-    subtree, dtype, meta = _describe(reader, step, subtrees)
+    meta, stored = reader.describe(step)
+    subtree, dtype = _model_in(reader.folder, stored, subtrees)
     config = _agree(reader.folder, _config_of(meta, reader.folder), config)
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), qwen2.abstract(config))
     wanted = trees.with_shardings(abstract, sharding.tree_shardings(mesh, abstract))
@@ -127,12 +140,52 @@ def restore_model(
     return restored.tree, restored.meta
 
 
-class StoredParams(Mapping[str, jax.Array]):
-    """The parameters in one step, read from disk one at a time when asked for."""
+def _load_merged(
+    reader: store.CheckpointStore, mesh: Mesh, dtype: Any, config: ModelConfig | None, step
+) -> tuple[qwen2.Qwen2, ModelConfig]:
+    """The frozen model with the adapters of a step in its weights; merged in f32."""
+    found = adapters.restore(reader, mesh, step)
+    base, config = load_base(reader.folder, found.meta, mesh, config)
+    merge = jax.jit(lambda base, tree: lora.merge(base, tree, found.lora), donate_argnums=0)
+    merged = merge(cast(base, "float32"), found.tree)
+    return cast(merged, found.meta["base_dtype"] if dtype is None else dtype), config
 
-    def __init__(self, reader: store.CheckpointStore, mesh: Mesh, step: int | None = None):
+
+def load_base(
+    folder: pathlib.Path, meta: dict[str, Any], mesh: Mesh, config: ModelConfig | None = None
+) -> tuple[qwen2.Qwen2, ModelConfig]:
+    """The frozen model that the adapters in `folder` belong to, in the dtype they were trained on.
+
+    Raises:
+      CheckpointError: it is not where it was.
+    """
+    wanted = config or _config_of(meta, folder)
+    try:
+        return load_model(meta["base_path"], mesh, meta["base_dtype"], wanted)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{folder}: holds adapters of {meta['base_path']}, which cannot be read ({error}); "
+            "put that model back, or name it with --base"
+        ) from None
+
+
+class StoredParams(Mapping[str, jax.Array]):
+    """The parameters in one step, read from disk one at a time when asked for.
+
+    Args:
+      subtrees: where in the step to look for them, the first that is there.
+    """
+
+    def __init__(
+        self,
+        reader: store.CheckpointStore,
+        mesh: Mesh,
+        step: int | None = None,
+        subtrees: Sequence[str] = SUBTREES,
+    ):
         self.step = reader.latest_step() if step is None else step
-        self.subtree, self.dtype, self.meta = _describe(reader, self.step)
+        self.meta, stored = reader.describe(self.step)
+        self.subtree, self.dtype = _model_in(reader.folder, stored, subtrees)
         self.config = _config_of(self.meta, reader.folder)
         self._reader = reader
         abstract = qwen2.abstract(self.config)
@@ -151,15 +204,37 @@ class StoredParams(Mapping[str, jax.Array]):
         return len(self._wanted)
 
 
-def _describe(
-    reader: store.CheckpointStore, step: int | None, subtrees: Sequence[str] = SUBTREES
-) -> tuple[str, str, dict[str, Any]]:
-    """Where in a step the model is, the dtype of its parameters, and the step's metadata."""
-    meta, stored = reader.describe(step)
+class MergedParams(Mapping[str, jax.Array]):
+    """The parameters of a frozen model, its adapters merged into each when it is asked for.
+
+    A merged weight is f32, whatever the dtype of the model: it is rounded once, by what writes it.
+    """
+
+    def __init__(self, base: qwen2.Qwen2, tree: lora.Adapters, config: lora.LoraConfig):
+        self._base, self._pairs, self._scale = trees.flatten(base), tree["layers"], config.scale
+
+    def __getitem__(self, path: str) -> jax.Array:
+        weight = self._base[path]
+        if (pair := self._pairs.get(path.removeprefix("layers/"))) is None:
+            return weight
+        weight = weight.astype(jnp.float32)
+        return lora.merged(weight, pair["a"][...], pair["b"][...], self._scale)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._base)
+
+    def __len__(self) -> int:
+        return len(self._base)
+
+
+def _model_in(
+    folder: pathlib.Path, stored: dict[str, dict[str, Any]], subtrees: Sequence[str] = SUBTREES
+) -> tuple[str, str]:
+    """Where in a step the model is, and the dtype of its parameters."""
     for subtree in subtrees:
         if (entry := stored.get(f"{subtree}/embed_VD")) is not None:
-            return subtree, entry["dtype"], meta
-    raise CheckpointError(f"{reader.folder}: holds no model under {' or '.join(subtrees)}")
+            return subtree, entry["dtype"]
+    raise CheckpointError(f"{folder}: holds no model under {' or '.join(subtrees)}")
 
 
 def cast(model: qwen2.Qwen2, dtype: Any) -> qwen2.Qwen2:

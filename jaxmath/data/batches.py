@@ -7,8 +7,9 @@ a run resumes from its step counter alone, on any number of hosts.
 import bisect
 import collections
 import dataclasses
+import functools
 from collections.abc import Iterable, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -45,14 +46,42 @@ class SftBatch(NamedTuple):
     loss_weights_BT: np.ndarray
 
 
-@dataclasses.dataclass(frozen=True)
-class EncodeCounts:
+class EncodeCounts(NamedTuple):
     """What happened to the conversations of a data set."""
 
     num_read: int
     num_kept: int
     num_truncated: int
     num_without_target: int
+
+
+class Examples(Protocol):
+    """The examples of a data set, wherever they are.
+
+    lengths: i64[N], tokens of each. checksum: of all ids in their order.
+    """
+
+    lengths: np.ndarray
+    checksum: int
+
+    def take(self, indices: Sequence[int]) -> list[SftExample]:
+        """These examples, in this order."""
+
+
+class InMemory:
+    """`Examples` from a list."""
+
+    def __init__(self, examples: Sequence[SftExample]):
+        self._examples = examples
+        self.lengths = np.array([len(example.tokens) for example in examples], np.int64)
+
+    @property
+    def checksum(self) -> int:
+        weighted = lambda ids: int(np.sum(ids.astype(np.int64) * np.arange(1, len(ids) + 1)))  # noqa: E731
+        return sum(weighted(example.tokens) for example in self._examples)
+
+    def take(self, indices: Sequence[int]) -> list[SftExample]:
+        return [self._examples[index] for index in indices]
 
 
 def encode_conversation(
@@ -87,10 +116,15 @@ def encode_conversations(
     return examples, EncodeCounts(num_read, len(examples), num_truncated, num_without)
 
 
-def plan_rows(lengths: Sequence[int], row_tokens: int) -> list[list[int]]:
+def plan_rows(
+    lengths: Sequence[int], row_tokens: int, max_segments: int | None = None
+) -> list[list[int]]:
     """Best-fit decreasing: rows of indices whose lengths sum to at most `row_tokens`.
 
     Longest first, each into the fullest row that still holds it. Deterministic.
+
+    Args:
+      max_segments: of one row; None for as many as fit.
 
     Raises:
       ValueError: an example is longer than a row.
@@ -116,7 +150,7 @@ def plan_rows(lengths: Sequence[int], row_tokens: int) -> list[list[int]]:
             rows.append([])
         rows[row].append(index)
         left = room - length
-        if left:
+        if left and len(rows[row]) != max_segments:
             if not rows_by_room[left]:
                 bisect.insort(rooms, left)
             rows_by_room[left].append(row)
@@ -136,27 +170,31 @@ class SftData:
 
     def __init__(
         self,
-        examples: Sequence[SftExample],
+        examples: Sequence[SftExample] | Examples,
         row_tokens: int,
         batch_rows: int,
         reduction: Reduction,
         seed: int,
         pack: bool = True,
+        max_segments: int | None = None,
     ):
-        if not examples:
+        examples = InMemory(examples) if isinstance(examples, list | tuple) else examples
+        if not len(examples.lengths):
             raise ValueError("no example to train on; every conversation was dropped or none read")
         if batch_rows < 1:
             raise ValueError(f"batch_rows must be at least 1, got {batch_rows}")
         if reduction not in ("token_mean", "sequence_mean"):
             raise ValueError(f"reduction is {reduction!r}, expected token_mean or sequence_mean")
-        self.examples = examples
+        self._examples, self.num_examples = examples, len(examples.lengths)
+        self.checksum = examples.checksum
         self.row_tokens, self.batch_rows = row_tokens, batch_rows
         self.reduction, self.seed = reduction, seed
-        lengths = [len(example.tokens) for example in examples]
-        rows = plan_rows(lengths, row_tokens)
-        self.rows = rows if pack else [[index] for index in range(len(examples))]
+        self.lengths = examples.lengths
+        self.rows = plan_rows(self.lengths, row_tokens, max_segments if pack else 1)
+        if not pack:
+            self.rows.sort()
         self.steps_per_epoch = self.num_steps(1)
-        self.num_tokens = sum(lengths)
+        self.num_tokens = int(self.lengths.sum())
         self.fill = self.num_tokens / (len(self.rows) * row_tokens)
 
     def num_steps(self, num_epochs: int) -> int:
@@ -164,7 +202,7 @@ class SftData:
         return -(-num_epochs * len(self.rows) // self.batch_rows)
 
     def rows_at(self, step: int) -> list[list[int]]:
-        """Indices into `examples` of each row of this step's batch."""
+        """Indices of the examples in each row of this step's batch."""
         rows = []
         stream = np.arange(step * self.batch_rows, (step + 1) * self.batch_rows)
         for epoch in np.unique(stream // len(self.rows)):
@@ -173,17 +211,24 @@ class SftData:
             rows.extend(self.rows[i] for i in order[places])
         return rows
 
-    def batch_at(self, step: int) -> SftBatch:
-        """The batch of step 0, 1, …"""
-        shape = (self.batch_rows, self.row_tokens)
+    def tokens_at(self, step: int) -> int:
+        """Tokens in this step's batch, padding not counted."""
+        return sum(int(self.lengths[row].sum()) for row in self.rows_at(step))
+
+    def batch_at(self, step: int, part: Sequence[int] | None = None) -> SftBatch:
+        """The batch of step 0, 1, …, or the rows `part` of it: those that live on this host."""
+        rows = self.rows_at(step)
+        rows = rows if part is None else [rows[b] for b in part]
+        shape = (len(rows), self.row_tokens)
         batch = SftBatch(
             *(np.zeros(shape, np.int32) for _ in range(3)),
             loss_weights_BT=np.zeros(shape, np.float32),
         )
-        for b, row in enumerate(self.rows_at(step)):
+        examples = iter(self._examples.take([index for row in rows for index in row]))
+        for b, row in enumerate(rows):
             start = 0
-            for segment, index in enumerate(row, start=1):
-                example = self.examples[index]
+            for segment in range(1, len(row) + 1):
+                example = next(examples)
                 end = start + len(example.tokens)
                 batch.tokens_BT[b, start:end] = example.tokens
                 batch.positions_BT[b, start:end] = np.arange(end - start)
@@ -197,6 +242,9 @@ class SftData:
         return weights / weights.sum() if self.reduction == "sequence_mean" else weights
 
 
+@functools.lru_cache(maxsize=8)  # drawn once an epoch, not once a step
 def prompt_order(num: int, seed: int, epoch: int) -> np.ndarray:
-    """i64[num]: a permutation of 0 … num-1 that depends on (num, seed, epoch) alone."""
-    return np.random.default_rng((seed, epoch)).permutation(num)
+    """i64[num]: a permutation of 0 … num-1 that depends on (num, seed, epoch) alone; read-only."""
+    order = np.random.default_rng((seed, epoch)).permutation(num)
+    order.flags.writeable = False
+    return order

@@ -1,6 +1,7 @@
 """The rows of JSONL files, Parquet files and hub data sets, each with the place it came from."""
 
 import glob
+import hashlib
 import json
 import pathlib
 import re
@@ -80,6 +81,24 @@ def files(path: str, split: str) -> list[pathlib.Path] | None:
     return found
 
 
+def digests(path: str, split: str, name: str | None) -> list[tuple[str, str]]:
+    """(file name, SHA-256 of its content) of every file that `rows` reads, in its order.
+
+    Of a hub data set those are the files of `datasets`' own cache, which a revision determines.
+
+    Raises:
+      ValueError: as `rows`.
+    """
+    found = files(path, split)
+    if found is None:
+        found = [pathlib.Path(f["filename"]) for f in _hub_table(path, split, name).cache_files]
+    out = []
+    for file in found:
+        with file.open("rb") as content:
+            out.append((file.name, hashlib.file_digest(content, "sha256").hexdigest()))
+    return out
+
+
 def _split_of(file: pathlib.Path) -> str | None:
     head = re.split(r"[^a-z]", file.stem.lower(), maxsplit=1)[0]
     return head if head in SPLIT_NAMES else None
@@ -135,6 +154,11 @@ def _parquet_rows(file: pathlib.Path) -> Iterator[tuple[Where, dict]]:
 
 
 def _hub_rows(path: str, split: str, name: str | None) -> Iterator[tuple[Where, dict]]:
+    for number, row in enumerate(_hub_table(path, split, name), start=1):
+        yield Where(f"{path}/{split}", number), row
+
+
+def _hub_table(path: str, split: str, name: str | None):
     try:
         import datasets
     except ImportError as error:
@@ -143,11 +167,9 @@ def _hub_rows(path: str, split: str, name: str | None) -> Iterator[tuple[Where, 
             "`datasets`, which is not installed; pip install datasets"
         ) from error
     try:
-        table = datasets.load_dataset(path, name, split=split)
+        return datasets.load_dataset(path, name, split=split)
     except Exception as error:  # the hub client raises kinds of many libraries; all mean the same
         raise ValueError(
             f"{path}: no such file or folder, and the hub gave no split {split!r} of it "
             f"({type(error).__name__}: {error}); check the id, name and split, and the network"
         ) from error
-    for number, row in enumerate(table, start=1):
-        yield Where(f"{path}/{split}", number), row

@@ -10,6 +10,8 @@ only its EOS is a control token.
 """
 
 import dataclasses
+import functools
+import hashlib
 import json
 import pathlib
 import re
@@ -117,6 +119,12 @@ class Tokenizer:
         self._text_backend = _without_added_tokens(self._hf.backend_tokenizer)
         controls = sorted((t for t in self._added if len(t) > 1), key=len, reverse=True)
         self._control = re.compile("(" + "|".join(map(re.escape, controls)) + ")")
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Of all that decides the ids of a chat: vocabulary, merges, template and EOS."""
+        parts = (self._hf.backend_tokenizer.to_str(), self._hf.chat_template, self._hf.eos_token)
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text` taken as text: a spelled-out control token stays text."""

@@ -10,8 +10,9 @@ import jax
 
 from jaxmath import config as configs
 from jaxmath import sharding
-from jaxmath.checkpoint import huggingface, source, store, tokenizer_files
+from jaxmath.checkpoint import adapters, huggingface, source, store, tokenizer_files
 from jaxmath.checkpoint.errors import CheckpointError
+from jaxmath.model.config import ModelConfig
 
 TOKENIZER = "tokenizer"  # folder beside the steps of an imported checkpoint
 
@@ -60,11 +61,17 @@ def export_hf(
     *,
     overwrite: bool = False,
     max_shard_bytes: int = 5 * 10**9,
+    ema: bool = False,
+    base: str | None = None,
 ) -> None:
     """Writes and verifies a Hugging Face folder from a checkpoint: an import, or a run's.
 
+    Adapters of LoRA are merged into the weights of the model they belong to.
+
     dtype: of the files; None keeps the checkpoint's (float32 masters, of a training run).
     step: None is the newest.
+    ema: the averaged weights instead of the last ones.
+    base: where the model of the adapters is now; None for where the run found it.
 
     Raises:
       CheckpointError: no usable checkpoint, the target exists, or the written folder does not give
@@ -74,18 +81,68 @@ def export_hf(
     if pathlib.Path(hf_folder).exists() and not overwrite:
         raise CheckpointError(f"{hf_folder}: exists; choose another folder, or allow overwriting")
     with store.CheckpointStore(folder, read_only=True) as reader:
-        params = source.StoredParams(reader, _one_cpu(), step)
-        tokenizer = params.meta.get("tokenizer")
+        meta, stored = reader.describe(step)
+        _check_request(folder, meta, stored, ema, base)
+        if adapters.KEY in meta:
+            found = adapters.restore(reader, _one_cpu(), step, ema=ema)
+            model, config = source.load_base(folder, _with_base(meta, base), _one_cpu())
+            params: Any = source.MergedParams(model, found.tree, found.lora)
+            dtype = dtype or meta["base_dtype"]
+        else:
+            params = source.StoredParams(
+                reader, _one_cpu(), step, ("ema",) if ema else source.SUBTREES
+            )
+            config, dtype = params.config, dtype or params.dtype
+        tokenizer = meta.get("tokenizer")
         huggingface.export(
-            params.config,
+            config,
             params,
             hf_folder,
-            dtype=dtype or params.dtype,
+            dtype=dtype,
             tokenizer=folder / tokenizer if tokenizer else None,  # an absolute path stays as it is
-            eos_ids=params.meta.get("eos_ids"),
+            eos_ids=meta.get("eos_ids"),
             max_shard_bytes=max_shard_bytes,
             overwrite=overwrite,
         )
+
+
+def export_peft(
+    checkpoint_folder: str | os.PathLike,
+    peft_folder: str | os.PathLike,
+    step: int | None = None,
+    *,
+    overwrite: bool = False,
+    ema: bool = False,
+    base: str | None = None,
+) -> None:
+    """Writes the adapters of a LoRA run as `peft` reads them; options as those of `export_hf`.
+
+    Raises:
+      CheckpointError: no usable checkpoint, one without adapters, or the target exists.
+    """
+    folder = pathlib.Path(checkpoint_folder)
+    with store.CheckpointStore(folder, read_only=True) as reader:
+        meta, stored = reader.describe(step)
+        if adapters.KEY not in meta:
+            raise CheckpointError(f"{folder}: holds a whole model; export it without --adapters")
+        _check_request(folder, meta, stored, ema, base)
+        found = adapters.restore(reader, _one_cpu(), step, ema=ema)
+    config = configs.from_dict(ModelConfig, meta["model"], f"{folder}: model")
+    path = _with_base(meta, base)["base_path"]
+    adapters.export(found.tree, found.lora, config, path, peft_folder, overwrite=overwrite)
+
+
+def _check_request(folder, meta, stored, ema: bool, base: str | None) -> None:
+    if ema and not any(path.startswith("ema/") for path in stored):
+        raise CheckpointError(
+            f"{folder}: holds no averaged weights; train with optimizer.ema_decay, or drop --ema"
+        )
+    if base is not None and adapters.KEY not in meta:
+        raise CheckpointError(f"{folder}: holds no adapters, so that --base has no use; drop it")
+
+
+def _with_base(meta: dict[str, Any], base: str | None) -> dict[str, Any]:
+    return meta if base is None else meta | {"base_path": base}
 
 
 def _one_cpu() -> jax.sharding.Mesh:

@@ -74,6 +74,11 @@ def load(config: Any, mesh: Mesh, *, dtype: str | None = None) -> qwen2.Qwen2:
     return source.load_model(path, mesh, dtype=dtype, config=shape)[0]
 
 
+def stored_dtype(config: Any) -> str:
+    """Of the parameters in `config.init_from`."""
+    return source.stored_dtype(checkpoint_path(config.init_from))
+
+
 def cast(params: Any, dtype: str) -> Any:
     return jax.jit(lambda tree: jax.tree.map(lambda x: x.astype(dtype), tree))(params)
 
@@ -113,6 +118,16 @@ def config_of(meta: dict[str, Any]) -> ModelConfig:
     return config_lib.from_dict(ModelConfig, meta["model"], "checkpoint")
 
 
+def base_meta(config: Any, base: qwen2.Qwen2) -> dict[str, Any]:
+    """What the checkpoint of adapters says of the model they belong to."""
+    path = checkpoint_path(config.init_from)
+    return {
+        "base": {"digest": digest_of(base), "lora": config_lib.to_dict(config.lora)},
+        "base_path": str(pathlib.Path(path).absolute()) if pathlib.Path(path).exists() else path,
+        "base_dtype": str(base.embed_VD[...].dtype),
+    }
+
+
 def restore_or(
     checkpoints: store.CheckpointStore,
     abstract: Callable[[], Any],
@@ -140,7 +155,7 @@ def restore_or(
 def _check_same_run(checkpoints: store.CheckpointStore, saved: Any, ours: Any) -> None:
     # How the model is computed may change on resume; what it is, and what it learns from, may not.
     same = {"model": config_of(saved).same_weights(config_of(ours))}
-    same |= {what: saved.get(what) == ours.get(what) for what in ("data", "reference")}
+    same |= {what: saved.get(what) == ours.get(what) for what in ("data", "reference", "base")}
     if changed := [what for what, is_same in same.items() if not is_same]:
         raise ValueError(
             f"{checkpoints.folder} was written by a run with another {' and '.join(changed)} than "

@@ -10,12 +10,14 @@ import time
 from typing import Any
 
 import jax
-import numpy as np
+from jax.experimental import multihost_utils
 
 from jaxmath import config as config_lib
 from jaxmath import metrics, sharding
 from jaxmath.checkpoint import store
-from jaxmath.data import batches, records, tokenizer
+from jaxmath.data import batches, prefetch, records, token_cache, tokenizer
+from jaxmath.model import lora as lora_lib
+from jaxmath.model import qwen2
 from jaxmath.model.config import ModelConfig
 from jaxmath.runs import models, session
 from jaxmath.runs.progress import Progress
@@ -39,7 +41,11 @@ class SftRun:
       one after another.
     loss_reduction: "token_mean" over the update's targets, or "sequence_mean" of each
       conversation's token mean.
-    pack: several conversations in a row; false gives each a row of its own.
+    pack: several conversations in a row; false gives each a row of its own. max_segments: so many
+      in a row at most; null for as many as fit.
+    token_cache: folder that keeps the conversations tokenised, so that the next start on the same
+      data reads them; null tokenises at every start.
+    lora: trains adapters beside the frozen model of `init_from`; null trains all parameters.
     epochs, max_steps: the run ends with the first of them.
     """
 
@@ -56,6 +62,9 @@ class SftRun:
     num_microbatches: int = 16
     loss_reduction: batches.Reduction = "sequence_mean"
     pack: bool = True
+    max_segments: int | None = None
+    token_cache: str | None = None
+    lora: lora_lib.LoraConfig | None = None
     epochs: int = 5
     max_steps: int | None = None
     seed: int = 42
@@ -69,8 +78,11 @@ class SftRun:
         for field in ("max_tokens", "batch_rows", "num_microbatches", "epochs", "log_every"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} is {getattr(self, field)}; expected at least 1")
-        if self.max_steps is not None and self.max_steps < 1:
-            raise ValueError(f"max_steps is {self.max_steps}; expected at least 1, or null")
+        for field in ("max_steps", "max_segments"):
+            if (value := getattr(self, field)) is not None and value < 1:
+                raise ValueError(f"{field} is {value}; expected at least 1, or null")
+        if self.lora is not None and self.init_from is None:
+            raise ValueError("lora is set and init_from is null; name the model to adapt")
         if self.batch_rows % self.num_microbatches:
             raise ValueError(
                 f"batch_rows {self.batch_rows} is not a multiple of num_microbatches "
@@ -102,7 +114,6 @@ def run(config: SftRun) -> session.Report:
     num_steps = data.num_steps(config.epochs)
     if config.max_steps is not None:
         num_steps = min(num_steps, config.max_steps)
-    optimizer = optimizer_lib.make_optimizer(config.optimizer, num_steps)
     meta = models.meta(config, mesh, tokens, folder)
     meta["data"] = _fingerprint(data)
 
@@ -110,18 +121,27 @@ def run(config: SftRun) -> session.Report:
         jax.set_mesh(mesh),
         store.CheckpointStore(folder / "checkpoints", config.checkpoint) as checkpoints,
     ):
+        optimizer = optimizer_lib.make_optimizer(config.optimizer, num_steps)
+        base = None
+        if config.lora is not None:
+            base = models.load(config, mesh, dtype=config.lora.base_dtype)
+            meta |= models.base_meta(config, base)
+        program = step_program(config, mesh, optimizer)
         train_state, step = models.restore_or(
             checkpoints,
-            functools.partial(_abstract, config, meta, optimizer, mesh),
+            lambda: program.state,
             functools.partial(_initial, config, optimizer, mesh),
             meta,
         )
         session.record(folder, config, "sft")
-        step_fn = _compile(config, optimizer, mesh, train_state)
-        batch_sharding = sharding.named(mesh, ("batch", "seq"))
+        frozen = () if base is None else (base,)
+        placed = functools.partial(_placed_batch, data, program.batch.tokens_BT.sharding)
         loss = math.nan
         pending: list[metrics.Metrics] = []
-        with Progress("sft", num_steps, "steps", initial=step) as progress:
+        with (
+            Progress("sft", num_steps, "steps", initial=step) as progress,
+            prefetch.Prefetch(placed, range(step, num_steps)) as ahead,
+        ):
             writer = metrics.MetricWriter(
                 folder,
                 resume_step=step,
@@ -129,21 +149,19 @@ def run(config: SftRun) -> session.Report:
                 wandb_project=config.wandb_project,
                 echo=progress.print,
             )
-            since, row_tokens = time.monotonic(), 0
+            since, row_tokens, waited = time.monotonic(), 0, 0.0
             while step < num_steps:
-                host_batch = data.batch_at(step)
-                batch = jax.tree.map(lambda x: jax.device_put(x, batch_sharding), host_batch)
-                train_state, step_metrics = step_fn(train_state, batch)
+                batch, num_tokens = ahead.next()
+                train_state, step_metrics = program.step(train_state, batch, *frozen)
                 pending.append(step_metrics)
                 step += 1
-                num_tokens = int(np.count_nonzero(host_batch.segment_ids_BT))
                 row_tokens += num_tokens
                 progress.update(1, num_tokens)
                 if step % config.log_every == 0 or step == num_steps:
                     values = combine(pending)  # waits for the device
-                    now = time.monotonic()
-                    values["perf/tokens_per_s"] = row_tokens / (now - since)
-                    since, row_tokens, pending = now, 0, []
+                    values |= _speed(row_tokens, time.monotonic() - since, ahead.waited_s - waited)
+                    since, row_tokens, waited = time.monotonic(), 0, ahead.waited_s
+                    pending = []
                     loss = writer.write(step, values)["sft/loss"]
                 if step % config.checkpoint.save_every == 0 or step == num_steps:
                     checkpoints.save(step, train_state, meta | {"step": step})
@@ -151,7 +169,7 @@ def run(config: SftRun) -> session.Report:
     if math.isnan(loss):  # nothing was left to do
         rows = metrics.read_rows(folder / "metrics.jsonl")
         loss = float(rows[-1]["sft/loss"]) if rows else math.nan
-    summary = {"steps": num_steps, "loss": loss, "examples": len(data.examples)}
+    summary = {"steps": num_steps, "loss": loss, "examples": data.num_examples}
     return session.Report(summary, (str(folder / "checkpoints"),))
 
 
@@ -169,10 +187,24 @@ def combine(steps: list[metrics.Metrics]) -> dict[str, Any]:
 
 def read_data(config: SftRun, tokens: tokenizer.Tokenizer, folder: pathlib.Path) -> batches.SftData:
     """The run's packed batches; rejected rows go to `folder`/rejects.jsonl."""
-    conversations = records.read_conversations(
-        config.data, config.prompt_style, folder / "rejects.jsonl"
-    )
-    examples, counts = batches.encode_conversations(tokens, conversations, config.max_tokens)
+    rejects = folder / "rejects.jsonl"
+
+    def encode():
+        conversations = records.read_conversations(config.data, config.prompt_style, rejects)
+        return batches.encode_conversations(tokens, conversations, config.max_tokens)
+
+    if config.token_cache is None:
+        examples, counts = encode()
+    else:
+        key = token_cache.key_of(config.data, config.prompt_style, tokens, config.max_tokens)
+        cache = token_cache.TokenCache(config.token_cache, key)
+        if not cache.exists() and jax.process_index() == 0:
+            cache.write(*encode(), rejects.read_text(encoding="utf-8"))
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("token_cache")
+        examples, counts, text = cache.read()
+        rejects.write_text(text, encoding="utf-8")
+        session.say(f"sft: tokens are those of {cache.path}")
     data = batches.SftData(
         examples,
         config.row_tokens,
@@ -180,6 +212,7 @@ def read_data(config: SftRun, tokens: tokenizer.Tokenizer, folder: pathlib.Path)
         config.loss_reduction,
         config.seed,
         config.pack,
+        config.max_segments,
     )
     print(
         f"sft: {counts.num_kept} of {counts.num_read} conversations, {counts.num_truncated} cut at "
@@ -189,42 +222,108 @@ def read_data(config: SftRun, tokens: tokenizer.Tokenizer, folder: pathlib.Path)
     return data
 
 
+def _placed_batch(
+    data: batches.SftData, placement: jax.sharding.NamedSharding, step: int
+) -> tuple[batches.SftBatch, int]:
+    """The batch of a step on its devices, and its tokens; a host builds only the rows it holds."""
+    shape = (data.batch_rows, data.row_tokens)
+    parts = placement.addressable_devices_indices_map(shape).values()
+    held = sorted({row for part in parts for row in range(*part[0].indices(shape[0]))})
+    batch = data.batch_at(step, held)
+
+    def place(field_BT):
+        def part(index):
+            rows = range(*index[0].indices(shape[0]))
+            first = held.index(rows[0])
+            return field_BT[first : first + len(rows), index[1]]
+
+        return jax.make_array_from_callback(shape, placement, part)
+
+    return batches.SftBatch(*(place(field_BT) for field_BT in batch)), data.tokens_at(step)
+
+
+def _speed(num_tokens: int, seconds: float, waited_s: float) -> dict[str, float]:
+    """Tokens a second, and the share of the time in which the loop waited for a batch: at most so
+    much did the devices lose, since they may still have been computing."""
+    return {
+        "perf/tokens_per_s": num_tokens / seconds,
+        "perf/data_wait": waited_s / seconds,
+    }
+
+
 def _fingerprint(data: batches.SftData) -> str:
     """Of the token ids in their order: a resumed run must see the same data."""
-    lengths = [len(example.tokens) for example in data.examples]
-    checksum = sum(
-        int(np.sum(example.tokens.astype(np.int64) * np.arange(1, len(example.tokens) + 1)))
-        for example in data.examples
+    return config_lib.fingerprint(
+        [data.lengths.tolist(), data.checksum, data.row_tokens, data.batch_rows]
     )
-    return config_lib.fingerprint([lengths, checksum, data.row_tokens, data.batch_rows])
+
+
+# --- the compiled step ------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class StepProgram:
+    """A run's one program, with shapes and placements of all it takes: `step(state, batch, base)`.
+
+    state, batch, base: of `ShapeDtypeStruct`; `step.lower(*arguments)` compiles without a weight.
+    base: the frozen model of LoRA, else None and no argument.
+    """
+
+    step: Any
+    state: state.TrainState
+    batch: batches.SftBatch
+    base: qwen2.Qwen2 | None
+
+    @property
+    def arguments(self) -> tuple:
+        return (self.state, self.batch) + (() if self.base is None else (self.base,))
+
+
+def step_program(
+    config: SftRun, mesh: jax.sharding.Mesh, optimizer: optimizer_lib.Optimizer
+) -> StepProgram:
+    """The program of `config` on `mesh`, not yet compiled; the state is donated."""
+    shape = config.model or models.model_config(config)  # a stated shape spares a visit to the hub
+    create = functools.partial(_create, config, optimizer)
+    abstract = models.with_shardings(jax.eval_shape(create, models.abstract_params(shape)), mesh)
+    rows = sharding.named(mesh, ("batch", "seq"))
+    held = (config.batch_rows, config.row_tokens)
+    ids = jax.ShapeDtypeStruct(held, "int32", sharding=rows)
+    batch = batches.SftBatch(ids, ids, ids, jax.ShapeDtypeStruct(held, "float32", sharding=rows))
+    step = functools.partial(
+        sft.sft_step,
+        optimizer=optimizer,
+        num_microbatches=config.num_microbatches,
+        lora=config.lora,
+        seed=config.seed,
+    )
+    base, placed = None, (sharding.tree_shardings(mesh, abstract), rows)
+    if config.lora is not None:
+        dtype = config.lora.base_dtype or models.stored_dtype(config)
+        base = models.with_shardings(models.abstract_params(shape, dtype), mesh)
+        placed += (sharding.tree_shardings(mesh, base),)
+    compiled = jax.jit(
+        step,
+        in_shardings=placed,
+        out_shardings=(placed[0], sharding.replicated(mesh)),
+        donate_argnums=0,
+    )
+    return StepProgram(compiled, abstract, batch, base)
+
+
+def _create(config: SftRun, optimizer, params: qwen2.Qwen2) -> state.TrainState:
+    """The state before the first update, of the parameters or of fresh adapters beside them."""
+    if config.lora is not None:
+        params = lora_lib.init(config.lora, params.config, jax.random.key(config.seed))
+    return state.create(params, optimizer)
 
 
 def _initial(config: SftRun, optimizer, mesh) -> state.TrainState:
+    shape = models.model_config(config)
+    create = functools.partial(_create, config, optimizer)
+    abstract = models.abstract_params(shape)
+    shardings = sharding.tree_shardings(mesh, jax.eval_shape(create, abstract))
+    if config.lora is not None:
+        return jax.jit(lambda: create(abstract), out_shardings=shardings)()
     params = models.load(config, mesh, dtype="float32")
-    shardings = _shardings(params, optimizer, mesh)
-    create = functools.partial(state.create, optimizer=optimizer)
     return jax.jit(create, out_shardings=shardings, donate_argnums=0)(params)
-
-
-def _abstract(config: SftRun, meta, optimizer, mesh) -> state.TrainState:
-    params = models.abstract_params(models.config_of(meta))
-    create = functools.partial(state.create, optimizer=optimizer)
-    return models.with_shardings(jax.eval_shape(create, params), mesh)
-
-
-def _shardings(params, optimizer, mesh):
-    create = functools.partial(state.create, optimizer=optimizer)
-    return sharding.tree_shardings(mesh, jax.eval_shape(create, params))
-
-
-def _compile(config: SftRun, optimizer, mesh, train_state):
-    shardings = sharding.tree_shardings(mesh, train_state)
-    step = functools.partial(
-        sft.sft_step, optimizer=optimizer, num_microbatches=config.num_microbatches
-    )
-    return jax.jit(
-        step,
-        in_shardings=(shardings, sharding.named(mesh, ("batch", "seq"))),
-        out_shardings=(shardings, sharding.replicated(mesh)),
-        donate_argnums=0,
-    )

@@ -1,4 +1,4 @@
-"""AdamW with a learning rate that is a pure function of the update count.
+"""The optimizer, with a learning rate that is a pure function of the update count.
 
 The learning rate is not part of the Optax chain: `train.state.apply_gradients` reads it from
 `TrainState.step`, so that there is one counter, one value to log, and nothing hidden in a
@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxmath.train import directions
+
 Schedule = Callable[[Any], jax.Array]
 
 
@@ -29,7 +31,12 @@ DECAYS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW, global-norm clipping and the schedule.
+    """The rule of `kind` (see `train.directions`), global-norm clipping and the schedule.
+
+    Parameters and gradients are float32, and so is what `kind` keeps of them, but for the first
+    moment in `first_moment_dtype`. With `offload` the moments live in the host's memory between
+    updates. `ema_decay` d keeps an average of the weights besides, a ← d · a + (1 - d) · w after
+    each update, from the first weights on; `convert export --ema` writes it.
 
     `learning_rate` is the peak; update k (from 0) uses learning_rate · λ(`ticks_per_update` · k),
     where
@@ -61,6 +68,10 @@ class OptimizerConfig:
     schedule_ticks: int | None = None
     ticks_per_update: int = 1
     zero_lr_updates: int = 0
+    kind: str = "adamw"
+    first_moment_dtype: str = "float32"
+    offload: bool = False
+    ema_decay: float | None = None
 
     def __post_init__(self):
         rules = {
@@ -81,6 +92,18 @@ class OptimizerConfig:
             ),
             "ticks_per_update": (self.ticks_per_update > 0, "a count > 0"),
             "zero_lr_updates": (self.zero_lr_updates >= 0, "a count >= 0"),
+            "kind": (
+                self.kind in directions.DIRECTIONS,
+                f"one of {', '.join(directions.DIRECTIONS)}",
+            ),
+            "first_moment_dtype": (
+                self.first_moment_dtype in ("float32", "bfloat16"),
+                "float32 or bfloat16",
+            ),
+            "ema_decay": (
+                self.ema_decay is None or 0 < self.ema_decay < 1,
+                "a number in (0, 1), or null",
+            ),
         }
         for field, (holds, expected) in rules.items():
             if not holds:
@@ -97,6 +120,8 @@ class Optimizer(NamedTuple):
 
     transform: optax.GradientTransformation  # clip, Adam, weight decay; learning rate not applied
     schedule: Schedule  # i32[] update count → f32[] learning rate
+    offload: bool = False  # moments on the host between updates
+    ema_decay: float | None = None  # of the averaged weights; None keeps none
 
 
 def make_schedule(config: OptimizerConfig, total_updates: int) -> Schedule:
@@ -126,13 +151,15 @@ def make_schedule(config: OptimizerConfig, total_updates: int) -> Schedule:
 
 
 def make_optimizer(config: OptimizerConfig, total_updates: int) -> Optimizer:
-    """AdamW as Loshchilov & Hutter decouple it: p ← p - lr · (m̂ / (√v̂ + ε) + weight_decay · p)."""
+    """Decay as Loshchilov & Hutter decouple it: p ← p - lr · (direction + weight_decay · p)."""
     parts = [] if config.clip_norm is None else [optax.clip_by_global_norm(config.clip_norm)]
-    parts.append(optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps))
+    direction = directions.DIRECTIONS[config.kind]
+    parts.append(direction(config.b1, config.b2, config.eps, config.first_moment_dtype))
     if config.weight_decay:
         mask = matrices if config.decayed == "matrices" else None
         parts.append(optax.add_decayed_weights(config.weight_decay, mask))
-    return Optimizer(optax.chain(*parts), make_schedule(config, total_updates))
+    schedule = make_schedule(config, total_updates)
+    return Optimizer(optax.chain(*parts), schedule, config.offload, config.ema_decay)
 
 
 def matrices(params: Any) -> Any:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from jaxmath.data.batches import SftBatch
 from jaxmath.metrics import Mean
+from jaxmath.model import lora as lora_lib
 from jaxmath.train import microbatches
 from jaxmath.train import state as train_state
 from jaxmath.train.optimizer import Optimizer
@@ -35,17 +36,36 @@ def loss_sums(params: Any, batch: SftBatch) -> tuple[jax.Array, dict[str, jax.Ar
 def sft_step(
     state: train_state.TrainState,
     batch: SftBatch,
+    base: Any = None,
     *,
     optimizer: Optimizer,
     num_microbatches: int = 1,
+    lora: lora_lib.LoraConfig | None = None,
+    seed: int = 0,
 ) -> tuple[train_state.TrainState, dict[str, Any]]:
     """One update on loss = Σ w·nll / Σ w over the whole batch, whatever `num_microbatches` is.
+
+    Args:
+      base: with `lora` the frozen model, of which `state.params` are the adapters.
+      seed: of the dropout of `lora`, which also depends on the step and the row.
 
     Metrics: `sft/loss` (of finite steps; a Mean weighted by Σ w), `sft/num_tokens` (supervised),
     `sft/grad_norm` (before clipping), `sft/lr`, `sft/skipped_updates` (1 where the loss or the
     gradient was not finite).
     """
-    total, sums, grads = microbatches.sum_and_grad(loss_sums, state.params, batch, num_microbatches)
+    seeds_B = None
+    if lora is not None and lora.dropout:
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        seeds_B = jax.random.bits(key, batch.tokens_BT.shape[:1], jnp.uint32)
+
+    def sums_of(params, rows):
+        batch, seeds_B = rows
+        model = params if lora is None else lora_lib.attach(base, params, lora, seeds_B)
+        return loss_sums(model, batch)
+
+    total, sums, grads = microbatches.sum_and_grad(
+        sums_of, state.params, (batch, seeds_B), num_microbatches
+    )
     weight = jnp.maximum(sums["weight"], jnp.finfo(jnp.float32).tiny)  # a batch without targets
     grads = jax.tree.map(lambda g: g / weight, grads)
     state, report = train_state.apply_gradients(state, grads, total / weight, optimizer)

@@ -91,6 +91,35 @@ def test_plan_fits_each_example_once():
         batches.plan_rows([8, 9], 8)
 
 
+def test_a_row_has_at_most_so_many_segments():
+    lengths = np.random.default_rng(1).integers(1, 33, size=500)
+    rows = batches.plan_rows(lengths, 64, max_segments=3)
+    assert sorted(i for row in rows for i in row) == list(range(500))
+    assert all(lengths[row].sum() <= 64 for row in rows)
+    assert max(map(len, rows)) == 3 < max(map(len, batches.plan_rows(lengths, 64)))
+    data = SftData(make_examples(), 32, 4, "token_mean", seed=0, max_segments=2)
+    assert max(data.batch_at(step).segment_ids_BT.max() for step in range(5)) == 2
+
+
+def test_lengths_with_a_long_tail_fill_their_rows():
+    """Chains of thought: half of them short, a few up to the limit."""
+    draws = np.random.default_rng(0).lognormal(np.log(600), 1.0, 5000)
+    lengths = np.clip(draws, 16, 4096).astype(int)
+    rows = batches.plan_rows(lengths, 4096)
+    assert sorted(i for row in rows for i in row) == list(range(5000))
+    assert lengths.sum() / (len(rows) * 4096) >= 0.99
+    assert batches.plan_rows(lengths, 4096) == rows
+
+
+def test_a_host_builds_the_rows_it_holds():
+    data = SftData(make_examples(), 32, 4, "sequence_mean", seed=0)
+    whole = data.batch_at(1)
+    for part in ([0], [1, 2], [3, 0]):
+        for one, other in zip(data.batch_at(1, part), whole, strict=True):
+            assert (one == other[part]).all()
+    assert data.tokens_at(1) == (whole.segment_ids_BT > 0).sum()
+
+
 @pytest.mark.parametrize("pack", [True, False])
 @pytest.mark.parametrize("reduction", ["token_mean", "sequence_mean"])
 def test_batch_holds_the_examples_and_nothing_else(pack, reduction):

@@ -4,12 +4,16 @@ import json
 import math
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from jaxmath import config as config_lib
 from jaxmath import metrics, sharding
+from jaxmath.checkpoint import adapters, source, store
+from jaxmath.checkpoint.errors import CheckpointError
 from jaxmath.data import batches
-from jaxmath.runs import session, sft
+from jaxmath.model import lora
+from jaxmath.runs import convert, session, sft
 
 from . import tiny
 
@@ -25,6 +29,79 @@ def whole(data, tmp_path_factory):
 def cut_run(data, folder, num_steps=2):
     with tiny.cut_after(batches.SftData, "batch_at", num_steps), pytest.raises(tiny.Cut):
         sft.run(tiny.sft_config(data, folder))
+
+
+def test_a_token_cache_changes_nothing_and_is_read_the_second_time(data, whole, tmp_path, capfd):
+    folder = tmp_path / "tokens"
+    first = tiny.sft_config(data, tmp_path / "first", token_cache=str(folder))
+    sft.run(first)
+    with tiny.cut_after(batches, "encode_conversations", 0):
+        sft.run(tiny.sft_config(data, tmp_path / "second", token_cache=str(folder)))
+    assert f"tokens are those of {folder}" in capfd.readouterr().err
+    for name in ("first", "second"):
+        assert tiny.saved(tmp_path / name, 4)[1] == tiny.saved(whole, 4)[1]
+        assert (tmp_path / name / "rejects.jsonl").read_text() == ""
+    assert sorted(tiny.contents(tmp_path / "first")) == sorted(tiny.contents(tmp_path / "second"))
+
+
+def test_the_wait_for_data_is_a_share(whole):
+    shares = [row["perf/data_wait"] for row in tiny.rows(whole / "metrics.jsonl")]
+    assert all(0 <= share < 1 for share in shares)
+
+
+def test_adapters_run_is_cut_and_goes_on_and_exports(data, model, tmp_path):
+    changes = {
+        "init_from": str(model),
+        "lora": {"rank": 2, "alpha": 4, "targets": ["q_proj", "down_proj"]},
+        "optimizer": {"learning_rate": 1e-2, "ema_decay": 0.5},
+    }
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    sft.run(tiny.sft_config(data, whole, **changes))
+    with tiny.cut_after(batches.SftData, "batch_at", 3), pytest.raises(tiny.Cut):
+        sft.run(tiny.sft_config(data, cut, **changes))
+    sft.run(tiny.sft_config(data, cut, **changes))
+    _, leaves = tiny.saved(cut, 4)
+    assert leaves == tiny.saved(whole, 4)[1]
+    names = {path.rpartition("/")[0] for path in leaves if path.startswith("params/")}
+    assert names == {"params/layers/wq_DNH", "params/layers/down_FD"}
+    with pytest.raises(ValueError, match="another base"):
+        sft.run(tiny.sft_config(data, cut, **changes | {"lora": changes["lora"] | {"alpha": 8}}))
+
+    checkpoint, mesh = cut / "checkpoints", session.make_mesh(None)
+    tree = adapters.restore(store.CheckpointStore(checkpoint, read_only=True), mesh)
+    base, _ = source.load_model(model / "checkpoints", mesh)
+    expected = lora.merge(base, tree.tree, tree.lora)
+    merged, config = source.load_model(checkpoint, mesh)
+    for one, other in zip(jax.tree.leaves(merged), jax.tree.leaves(expected), strict=True):
+        assert jnp.allclose(one, other, atol=1e-6)
+    assert not jnp.array_equal(merged.layers.wq_DNH[...], base.layers.wq_DNH[...])
+    assert source.stored_dtype(checkpoint) == "float32"
+
+    convert.export_hf(checkpoint, tmp_path / "hf")  # compares what it wrote with the merged weights
+    again, _ = source.load_model(tmp_path / "hf", mesh)
+    assert jnp.allclose(again.layers.down_FD[...], merged.layers.down_FD[...], atol=1e-6)
+    convert.export_hf(checkpoint, tmp_path / "ema", ema=True)
+    mean, _ = source.load_model(tmp_path / "ema", mesh)
+    assert not jnp.array_equal(mean.layers.down_FD[...], again.layers.down_FD[...])
+    convert.export_peft(checkpoint, tmp_path / "peft")
+    assert (tmp_path / "peft" / "adapter_model.safetensors").is_file()
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        convert.export_hf(checkpoint, tmp_path / "none", base=str(tmp_path / "absent"))
+
+
+def test_requests_that_a_checkpoint_cannot_meet_are_refused(whole, tmp_path):
+    checkpoint = whole / "checkpoints"
+    with pytest.raises(CheckpointError, match="no averaged weights"):
+        convert.export_hf(checkpoint, tmp_path / "hf", ema=True)
+    with pytest.raises(CheckpointError, match="without --adapters"):
+        convert.export_peft(checkpoint, tmp_path / "peft")
+    with pytest.raises(CheckpointError, match="--base has no use"):
+        convert.export_hf(checkpoint, tmp_path / "hf", base="elsewhere")
+
+
+def test_adapters_need_a_model_to_adapt(data, tmp_path):
+    with pytest.raises(config_lib.ConfigError, match="init_from is null; name the model to adapt"):
+        tiny.sft_config(data, tmp_path, lora={"rank": 2})
 
 
 def record_of(folder):

@@ -61,6 +61,18 @@ def test_cosine_is_half_way_down_in_the_middle():
     )
 
 
+@pytest.mark.parametrize(
+    ("schedule", "after"), [("constant", [2.0, 2.0, 2.0]), ("cosine", [2.0, 1.1, 0.2])]
+)
+def test_every_schedule_starts_with_its_warmup(schedule, after):
+    config = OptimizerConfig(2.0, schedule=schedule, warmup_ticks=4, final_fraction=0.1)
+    rates = [float(optimizer.make_schedule(config, 12)(k)) for k in (0, 1, 2, 3, 4, 8, 12)]
+    np.testing.assert_allclose(rates, [0.0, 0.5, 1.0, 1.5, *after], rtol=1e-5)
+    by_share = OptimizerConfig(2.0, schedule=schedule, warmup_fraction=1 / 3, final_fraction=0.1)
+    again = [float(optimizer.make_schedule(by_share, 12)(k)) for k in (0, 1, 2, 3, 4, 8, 12)]
+    np.testing.assert_allclose(again, rates, rtol=1e-6)
+
+
 def test_first_updates_can_run_at_learning_rate_zero():
     config = OptimizerConfig(1e-6, zero_lr_updates=4)
     schedule = optimizer.make_schedule(config, 100)
@@ -129,6 +141,9 @@ def test_without_clip_the_gradient_is_used_as_it_is():
         ({"warmup_fraction": 1.0}, "warmup_fraction"),
         ({"warmup_ticks": 3, "warmup_fraction": 0.1}, "set one of them to 0"),
         ({"schedule_ticks": 0}, "schedule_ticks"),
+        ({"kind": "sgd"}, "adamw, adafactor, muon"),
+        ({"first_moment_dtype": "int8"}, "float32 or bfloat16"),
+        ({"ema_decay": 1.0}, "ema_decay"),
     ],
 )
 def test_impossible_options_are_refused_by_name(fields, named):

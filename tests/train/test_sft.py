@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from jaxmath.data.batches import SftBatch
-from jaxmath.model import qwen2
+from jaxmath.model import lora, qwen2
 from jaxmath.model.config import ModelConfig
+from jaxmath.model.lora import LoraConfig
 from jaxmath.train import optimizer, sft, state
 from jaxmath.train.optimizer import OptimizerConfig
 
@@ -163,3 +164,47 @@ def test_bf16_compute_keeps_f32_masters_and_gradients():
         for a, b in zip(jax.tree.leaves(model), jax.tree.leaves(after.params), strict=True)
     ]
     assert all(moved)  # a bf16 weight of 0.02 would round an update of 1e-6 away
+
+
+def test_adapters_alone_are_trained_and_learn(model):
+    config = LoraConfig(rank=4, alpha=16.0)
+    optimizer_ = adamw(learning_rate=2e-2)
+    adapters = lora.init(config, TINY, jax.random.key(1))
+    # A head that is frozen near zero could not say anything for certain.
+    base = jax.tree.map(jnp.copy, model)
+    base.head_DV = model.head_DV.replace(20.0 * model.head_DV[...])
+    step = jax.jit(
+        functools.partial(sft.sft_step, optimizer=optimizer_, num_microbatches=2, lora=config)
+    )
+    trained, batch, losses = state.create(adapters, optimizer_), ragged_batch(), []
+    for _ in range(60):
+        trained, metrics = step(trained, batch, base)
+        losses.append(metrics["sft/loss"].value())
+    np.testing.assert_allclose(losses[0], sft.eval_loss(base, batch).value(), rtol=1e-5)
+    assert losses[-1] < 0.3 * losses[0]
+    merged = lora.merge(base, trained.params, config)
+    last = step(trained, batch, base)[1]
+    np.testing.assert_allclose(
+        sft.eval_loss(merged, batch).value(), last["sft/loss"].value(), rtol=1e-4
+    )
+    num_adapters = sum(x.size for x in jax.tree.leaves(adapters))
+    assert num_adapters == 2 * 4 * (2 * (32 + 32) + 2 * (32 + 16) + 3 * (32 + 48))
+    moments = sum(x.size for x in jax.tree.leaves(trained.opt_state))
+    assert moments == 2 * num_adapters + 1  # and Adam's count
+
+
+def test_dropout_does_not_depend_on_the_number_of_micro_batches(model):
+    config = LoraConfig(rank=4, dropout=0.5)
+    optimizer_ = adamw()
+    adapters = jax.tree.map(lambda x: x + 0.1, lora.init(config, TINY, jax.random.key(1)))
+
+    def step(num_microbatches, step=0):
+        start = state.create(adapters, optimizer_)
+        start = state.TrainState(jnp.int32(step), start.params, start.opt_state)
+        run = functools.partial(
+            sft.sft_step, optimizer=optimizer_, num_microbatches=num_microbatches, lora=config
+        )
+        return float(jax.jit(run)(start, ragged_batch(), model)[1]["sft/loss"].value())
+
+    np.testing.assert_allclose(step(4), step(1), rtol=1e-5)
+    assert abs(step(1, step=1) - step(1)) > 1e-3  # each step has its own
