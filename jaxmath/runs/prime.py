@@ -158,15 +158,9 @@ def run(config: PrimeRun) -> session.Report:
             f"{batch_prompts} of one round; add problems or lower rl.num_prompts"
         )
     gold = {i: problem.answer for i, problem in by_id.items()}
-    policy_optimizer = optimizer_lib.make_optimizer(
-        config.rl.policy_optimizer, config.steps * config.rl.policy_updates
-    )
-    prm_optimizer = optimizer_lib.make_optimizer(
-        config.rl.prm_optimizer, config.steps * config.rl.prm_updates
-    )
+    optimizers = make_optimizers(config)
     meta = models.meta(config, mesh, tokens, folder)
     meta["data"] = config_lib.fingerprint([[q.tokens, q.gold] for q in questions])
-    optimizers = (policy_optimizer, prm_optimizer)
 
     with (
         jax.set_mesh(mesh),
@@ -180,7 +174,7 @@ def run(config: PrimeRun) -> session.Report:
             meta["reference"] = models.digest_of(ref)
         prime_state, step = models.restore_or(
             checkpoints,
-            lambda: _abstract(shape, optimizers, mesh),
+            lambda: abstract_state(shape, optimizers, mesh),
             lambda: _initial(config, optimizers, mesh),
             meta,
         )
@@ -195,7 +189,7 @@ def run(config: PrimeRun) -> session.Report:
         )
         by_question = {question.id: question for question in questions}
         buffer = tuple(rollouts.Prompt(i, by_question[i].tokens) for i in saved.get("buffer", ()))
-        programs = _compile(config, optimizers, mesh, prime_state, ref)
+        programs = step_programs(config, optimizers, mesh, prime_state, ref)
         drawn = sampling.SamplingConfig(
             temperature=config.rl.temperature,
             max_tokens=config.rl.max_response_tokens,
@@ -297,6 +291,15 @@ class _timed:
         self.into[self.name] = time.monotonic() - self.start
 
 
+def make_optimizers(config: PrimeRun) -> tuple[optimizer_lib.Optimizer, optimizer_lib.Optimizer]:
+    """Of the policy and of the PRM."""
+    rl, make = config.rl, optimizer_lib.make_optimizer
+    return (
+        make(rl.policy_optimizer, config.steps * rl.policy_updates),
+        make(rl.prm_optimizer, config.steps * rl.prm_updates),
+    )
+
+
 def _create(params: qwen2.Qwen2, optimizers) -> prime.PrimeState:
     """Policy and PRM from the same parameters."""
     policy_optimizer, prm_optimizer = optimizers
@@ -313,12 +316,14 @@ def _initial(config: PrimeRun, optimizers, mesh: Mesh) -> prime.PrimeState:
     return jax.jit(create, out_shardings=shardings)(params)
 
 
-def _abstract(shape: ModelConfig, optimizers, mesh: Mesh) -> prime.PrimeState:
+def abstract_state(shape: ModelConfig, optimizers, mesh: Mesh) -> prime.PrimeState:
+    """Shapes and placement of all that learns."""
     create = functools.partial(_create, optimizers=optimizers)
     return models.with_shardings(jax.eval_shape(create, models.abstract_params(shape)), mesh)
 
 
-def _compile(config: PrimeRun, optimizers, mesh: Mesh, prime_state, ref) -> Programs:
+def step_programs(config: PrimeRun, optimizers, mesh: Mesh, prime_state, ref) -> Programs:
+    """The jitted functions for states like these, whose arrays may be abstract."""
     rl = config.rl
     rows, flat = sharding.named(mesh, ("batch", "seq")), sharding.named(mesh, ("batch",))
     batch = rollouts.RolloutBatch(rows, rows, rows, rows, flat, rows, rows)

@@ -112,12 +112,12 @@ def run(config: SftRun) -> session.Report:
     ):
         train_state, step = models.restore_or(
             checkpoints,
-            functools.partial(_abstract, config, meta, optimizer, mesh),
+            functools.partial(abstract_state, models.config_of(meta), optimizer, mesh),
             functools.partial(_initial, config, optimizer, mesh),
             meta,
         )
         session.record(folder, config, "sft")
-        step_fn = _compile(config, optimizer, mesh, train_state)
+        step_fn = step_program(config, optimizer, mesh, train_state)
         batch_sharding = sharding.named(mesh, ("batch", "seq"))
         loss = math.nan
         pending: list[metrics.Metrics] = []
@@ -206,8 +206,9 @@ def _initial(config: SftRun, optimizer, mesh) -> state.TrainState:
     return jax.jit(create, out_shardings=shardings, donate_argnums=0)(params)
 
 
-def _abstract(config: SftRun, meta, optimizer, mesh) -> state.TrainState:
-    params = models.abstract_params(models.config_of(meta))
+def abstract_state(shape: ModelConfig, optimizer, mesh) -> state.TrainState:
+    """Shapes and placement of all that a step reads and writes."""
+    params = models.abstract_params(shape)
     create = functools.partial(state.create, optimizer=optimizer)
     return models.with_shardings(jax.eval_shape(create, params), mesh)
 
@@ -217,7 +218,8 @@ def _shardings(params, optimizer, mesh):
     return sharding.tree_shardings(mesh, jax.eval_shape(create, params))
 
 
-def _compile(config: SftRun, optimizer, mesh, train_state):
+def step_program(config: SftRun, optimizer, mesh, train_state):
+    """The jitted step for a state like `train_state`, whose arrays may be abstract."""
     shardings = sharding.tree_shardings(mesh, train_state)
     step = functools.partial(
         sft.sft_step, optimizer=optimizer, num_microbatches=config.num_microbatches
