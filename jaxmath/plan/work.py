@@ -40,18 +40,39 @@ class Work:
     counts: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     received: collections.Counter = dataclasses.field(default_factory=collections.Counter)
 
-    def __add__(self, other: Work) -> Work:
-        return Work(
-            self.flops + other.flops, self.counts + other.counts, self.received + other.received
-        )
-
-    def __mul__(self, times: float) -> Work:
-        scaled = lambda counter: collections.Counter({k: v * times for k, v in counter.items()})  # noqa: E731
-        return Work(self.flops * times, scaled(self.counts), scaled(self.received))
-
     @property
     def total_received(self) -> float:
         return self.received.total()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """Of one run of a computation: what its loops did, and by channel its own exchanges.
+
+    A TPU starts an exchange in one fusion, goes on with it in others, and ends it in another yet;
+    all of them show it, with one channel.
+    """
+
+    flops: float = 0.0
+    counts: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    received: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    own: dict[str, tuple[str, float]] = dataclasses.field(default_factory=dict)
+
+    def __add__(self, other: _Part) -> _Part:
+        return _Part(
+            self.flops + other.flops,
+            self.counts + other.counts,
+            self.received + other.received,
+            self.own | other.own,
+        )
+
+    def times(self, turns: int) -> Work:
+        counts, received = self.counts.copy(), self.received.copy()
+        for kind, nbytes in self.own.values():
+            counts[kind] += 1
+            received[kind] += nbytes
+        scaled = lambda counter: collections.Counter({k: v * turns for k, v in counter.items()})  # noqa: E731
+        return Work(self.flops * turns, scaled(counts), scaled(received))
 
 
 def of(program: Program, start: Computation, *, unknown_turns: int = 1) -> Work:
@@ -62,25 +83,28 @@ def of(program: Program, start: Computation, *, unknown_turns: int = 1) -> Work:
     """
 
     @functools.cache
-    def computation(name: str) -> Work:
-        return sum((one(program[name], i) for i in program[name]), Work())
+    def computation(name: str) -> _Part:
+        return sum((one(program[name], i) for i in program[name]), _Part())
 
-    def one(owner: Computation, i: Instruction) -> Work:
+    def one(owner: Computation, i: Instruction) -> _Part:
         kind = i.opcode.removesuffix("-start")
         if kind in COLLECTIVES:
-            nbytes = _received(owner, i, kind)
-            return Work(0.0, collections.Counter({kind: 1}), collections.Counter({kind: nbytes}))
+            # On a TPU a reduce-scatter is an all-reduce of which a part is kept, in a fusion.
+            kind = "reduce-scatter" if "all-reduce-scatter" in owner.name else kind
+            found = re.search(r"channel_id=(\d+)", i.attributes)
+            return _Part(own={found[1] if found else i.name: (kind, _received(owner, i, kind))})
         if i.opcode in ("async-update", "async-done"):
-            return Work()
+            return _Part()
         inner = [computation(name) for name in i.called]
         if i.opcode == "while":
-            turns = unknown_turns if i.trip_count is None else i.trip_count
-            return sum(inner, Work()) * turns
+            turns = program.turns(owner, i)
+            done = sum(inner, _Part()).times(unknown_turns if turns is None else turns)
+            return _Part(done.flops, done.counts, done.received)
         if i.opcode == "conditional":
-            return max(inner, key=lambda work: (work.flops, work.total_received))
-        return sum(inner, Work(_flops(owner, i)))
+            return max(inner, key=lambda part: (part.flops, part.times(1).total_received))
+        return sum(inner, _Part(_flops(owner, i)))
 
-    return computation(start.name)
+    return computation(start.name).times(1)
 
 
 def forward_flops(model: ModelConfig, context: float, *, head: bool = True) -> float:
@@ -193,9 +217,15 @@ def _received(owner: Computation, i: Instruction, kind: str) -> float:
 
 
 def group_size(attributes: str) -> int | None:
-    """Devices that exchange with each other: of `{{0,1},{2,3}}` or `[2,4]<=[8]`; None: not said."""
+    """Devices that exchange with each other; None: not said.
+
+    Written as `{{0,1},{2,3}}`, `[2,4]<=[8]`, or `mesh['a'=2,'b'=4] {'b'}`.
+    """
     if found := re.search(r"replica_groups=\[\d+,(\d+)\]<=", attributes):
         return int(found[1])
     if found := re.search(r"replica_groups=\{\{([\d,]+)\}", attributes):
         return found[1].count(",") + 1
+    if found := re.search(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}", attributes):
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", found[1]))
+        return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", found[2]))
     return None

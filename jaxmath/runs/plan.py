@@ -140,26 +140,41 @@ def class_of(verb: str) -> type:
     return getattr(importlib.import_module(f"jaxmath.runs.{module}"), name)
 
 
-def verb_of(path: str) -> str:
-    """The verb whose config has all of the file's keys, and needs no others.
+def verb_of(path: str, overrides: Sequence[str] = ()) -> str:
+    """The verb whose config has all of the file's keys, needs no others, and takes their values.
 
     Raises:
-      ConfigError: none has, or several.
+      ConfigError: a recipe; or the file could be the config of several.
     """
     keys = _keys(pathlib.Path(path))
+    if "stages" in keys:
+        raise config_lib.ConfigError(
+            f"{path}: is a recipe; plan the config of one of its stages, in a file of its own"
+        )
 
     def distance(verb: str) -> int:
         fields = dataclasses.fields(class_of(verb))
-        required = {f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING}
+        missing = dataclasses.MISSING
+        required = {f.name for f in fields if f.default is f.default_factory is missing}
         return len(keys - {f.name for f in fields}) + len(required - keys)
 
     found = {verb: distance(verb) for verb in CLASSES}
     nearest = [verb for verb, away in found.items() if away == min(found.values())]
     if len(nearest) > 1:
+        nearest = [verb for verb in nearest if _loads(verb, path, overrides)] or nearest
+    if len(nearest) > 1:
         raise config_lib.ConfigError(
             f"{path}: could be a config of {' or '.join(nearest)}; say which with --verb"
         )
     return nearest[0]
+
+
+def _loads(verb: str, path: str, overrides: Sequence[str]) -> bool:
+    try:
+        config_lib.load(class_of(verb), path, overrides)
+    except config_lib.ConfigError:
+        return False
+    return True
 
 
 def _keys(path: pathlib.Path, depth: int = 0) -> set[str]:
@@ -186,4 +201,6 @@ def ask(
     verb: str | None = None,
     response_tokens: int | None = None,
 ) -> Question:
-    return Question(path, tuple(overrides), verb or verb_of(path), topology, response_tokens)
+    return Question(
+        path, tuple(overrides), verb or verb_of(path, overrides), topology, response_tokens
+    )

@@ -84,6 +84,8 @@ def test_a_batch_of_products_is_the_same_work_on_every_machine(line):
         ("channel_id=1, replica_groups={{0,1,2,3},{4,5,6,7}}, dimensions={0}", 4),
         ("replica_groups=[2,4]<=[8], use_global_device_ids=true", 4),
         ("replica_groups=[4,2]<=[2,4]T(1,0)", 2),
+        ("replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_1'}, dimensions={1}", 4),
+        ("replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_0','axis_1'}", 8),
         ("source_target_pairs={{0,1},{1,0}}", None),
     ],
 )
