@@ -20,11 +20,13 @@ from . import tiny
 pytestmark = pytest.mark.filterwarnings("ignore:Error reading persistent compilation cache")
 
 TOKENIZER = {"path": "not read"}
+MODEL = tiny.MODEL | {"num_layers": 1, "logprobs": "reference"}  # compiles sooner
+DECODE = tiny.DECODE | {"chunk_tokens": 4}
 SFT = {
     "output": "runs/none",
     "tokenizer": TOKENIZER,
     "data": {"path": "not read"},
-    "model": tiny.MODEL,
+    "model": MODEL,
     "max_tokens": 64,
     "row_tokens": 64,
     "batch_rows": 16,
@@ -35,8 +37,8 @@ DECODING = {
     "output": "runs/none",
     "tokenizer": TOKENIZER,
     "init_from": "not read",
-    "model": tiny.MODEL,
-    "decode": tiny.DECODE,
+    "model": MODEL,
+    "decode": DECODE,
 }
 PRIME = DECODING | {
     "data": {"path": "not read"},
@@ -44,7 +46,7 @@ PRIME = DECODING | {
     "rl": {
         "num_prompts": 4,
         "num_responses": 4,
-        "max_prompt_tokens": tiny.DECODE["max_prompt_tokens"],
+        "max_prompt_tokens": DECODE["max_prompt_tokens"],
         "max_response_tokens": 16,
         "policy_minibatch_size": 16,
         "prm_minibatch_size": 16,
@@ -107,7 +109,7 @@ def test_a_prime_run_is_planned_whole(write):
 
 
 def test_what_training_holds_is_not_there_for_slots(write, monkeypatch):
-    monkeypatch.setattr(memory, "device_budget", lambda fraction, mesh: 2**20)
+    monkeypatch.setattr(memory, "device_budget", lambda fraction, mesh: 3 * 2**19)
 
     def slots(tree, verb):
         question = plan.ask(
@@ -118,8 +120,8 @@ def test_what_training_holds_is_not_there_for_slots(write, monkeypatch):
         parts = plan.job_of(question, config, mesh).parts
         return parts["decoder's cache"], sum(n for name, n in parts.items() if "'s " not in name)
 
-    alone, loaded = slots(DECODING, "serve")
-    beside, learning = slots(PRIME | {"rl": PRIME["rl"] | {"max_response_tokens": 16}}, "prime")
+    alone, loaded = slots(DECODING | {"sampling": {"max_tokens": 16}}, "generate")
+    beside, learning = slots(PRIME, "prime")
     assert 0 < beside < alone and learning > loaded
 
 
@@ -187,7 +189,7 @@ def test_a_search_finds_the_micro_batch_that_fits(write, monkeypatch, capsys):
 
 
 def test_candidates_change_the_mesh_last_and_keep_heads_whole(write):
-    path = write(SFT | {"model": tiny.MODEL | {"remat": "none"}, "num_microbatches": 1})
+    path = write(SFT | {"model": MODEL | {"remat": "none"}, "num_microbatches": 1})
     question = plan.ask(path, ("mesh.data=2", "mesh.fsdp=4"), "cpu:8")
     config = question.config()
     mesh = sharding.make_mesh(config.mesh, targets.devices("cpu:8"))
@@ -212,7 +214,7 @@ def test_a_run_on_somebody_elses_server_has_no_plan(write):
 def test_a_run_compiles_for_machines_that_are_not_here(write, topology):
     if missing := targets.missing(topology):
         pytest.skip(missing)
-    found = answer(write(SFT | {"model": tiny.MODEL | {"dtype": "bfloat16"}}), topology=topology)
+    found = answer(write(SFT | {"model": MODEL | {"dtype": "bfloat16"}}), topology=topology)
     (row,) = found.plan.rows
     assert found.plan.fits and row.cost.work.counts
     assert 0.9 * row.program.model_flops / 8 <= row.cost.flops < 2 * row.program.model_flops / 8
