@@ -15,6 +15,7 @@ from jaxmath import config as config_lib
 
 # exit codes a supervisor can act on
 CONFIGURATION, INPUT = 64, 65
+DOES_NOT_FIT = 1  # of `plan`
 
 # verb → (module in jaxmath.runs, its config class, help)
 CONFIGURED = {
@@ -118,6 +119,23 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--workers", type=int, help="default: one a core")
     verify.add_argument("--timeout-s", type=float, default=5.0, help="of work, per row")
     verify.set_defaults(call=_verify)
+
+    plan = verbs.add_parser("plan", help="memory, time and verdict of a run on absent devices")
+    plan.add_argument("config", metavar="CONFIG.yaml")
+    plan.add_argument("overrides", nargs="*", metavar="section.field=value")
+    plan.add_argument(
+        "--topology",
+        required=True,
+        metavar="NAME",
+        help="v5e:8x8, v4:2x2x4, v5p:2x2x4, v6e:2x4, h100:8, h200:1, cpu:8",
+    )
+    plan.add_argument("--verb", help="whose config it is; default: found out from its fields")
+    plan.add_argument("--search", action="store_true", help="if it does not fit, find what does")
+    plan.add_argument("--json", action="store_true", help="the numbers, for programs")
+    plan.add_argument(
+        "--response-tokens", type=int, metavar="N", help="mean length, for the estimate of time"
+    )
+    plan.set_defaults(call=_plan)
 
     replay = verbs.add_parser("replay", help="recompute a recorded PRIME update and compare")
     replay.add_argument("--case", required=True, metavar="FOLDER")
@@ -245,6 +263,30 @@ def _verify(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _plan(arguments: argparse.Namespace) -> int:
+    from jaxmath.runs import plan, plan_search, session
+
+    plan.on_cpu_alone()
+    found = plan.answer(
+        plan.ask(
+            arguments.config,
+            arguments.overrides,
+            arguments.topology,
+            arguments.verb,
+            arguments.response_tokens,
+        )
+    )
+    print(found.json() if arguments.json else found.text(), flush=True)
+    if found.plan.fits:
+        return 0
+    if not arguments.search:
+        session.say("--search looks for a micro-batch, a mesh and slots that fit")
+        return DOES_NOT_FIT
+    better = plan_search.search(found)
+    print(better.json() if arguments.json else "\n" + better.text())
+    return 0 if better.answer else DOES_NOT_FIT
+
+
 def _replay(arguments: argparse.Namespace) -> int:
     from jaxmath.runs import replay
 
@@ -255,7 +297,8 @@ def _configure_jax(verb: str) -> None:
     """A compilation cache that outlives the process, in a folder only its owner can read."""
     # Orbax speaks of every option it derives, at the level of warnings.
     logging.getLogger("absl").setLevel(logging.ERROR)
-    if verb == "verify" or "JAX_COMPILATION_CACHE_DIR" in os.environ:
+    # What is compiled for absent devices cannot be loaded again.
+    if verb in ("verify", "plan") or "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
     import jax
 

@@ -12,7 +12,7 @@ import pytest
 from jaxmath import __main__ as cli
 from jaxmath.runs import problems, sft
 
-VERBS = [*cli.CONFIGURED, "convert", "verify", "replay"]
+VERBS = [*cli.CONFIGURED, "convert", "verify", "plan", "replay"]
 
 
 @pytest.fixture(autouse=True)

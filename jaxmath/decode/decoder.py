@@ -107,6 +107,7 @@ class Decoder:
       stop_ids: token ids that end a response.
       detokenize: ids → text, for stop strings and `Completion.text`.
       per_request: compile every feature in, so that a request may bring options of its own.
+      reserved: bytes of each device that others hold; None asks the devices.
     Raises:
       ValueError: sequences longer than the model's positions, stop ids outside the vocabulary,
         slots or heads that the mesh does not divide, stop strings without a detokenizer, or not
@@ -123,6 +124,7 @@ class Decoder:
         *,
         detokenize: Detokenize | None = None,
         per_request: bool = False,
+        reserved: int | None = None,
     ):
         self.model, self.decode, self.sampling, self.mesh = model, decode, sampling_config, mesh
         self.detokenize = detokenize
@@ -147,7 +149,8 @@ class Decoder:
             features=self.features,
         )
         self._weights = placement.abstract(model, mesh, self.form)
-        self.memory = self._plan(init, length)
+        reserved = memory.bytes_in_use(mesh) if reserved is None else reserved
+        self.memory = self._plan(init, length, reserved)
         self.slots = self.memory.slots
         self.refill = decode.refill_slots or max(1, self.slots // 8)
         if self.refill > self.slots:
@@ -248,7 +251,7 @@ class Decoder:
             finished = session.collect()
         yield from finished
 
-    def _plan(self, init, length: int) -> memory.MemoryPlan:
+    def _plan(self, init, length: int, reserved: int) -> memory.MemoryPlan:
         """What fits into the devices' memory, the configured slots included."""
         mesh, decode, platform = self.mesh, self.decode, self.mesh.devices.flat[0].platform
 
@@ -270,7 +273,7 @@ class Decoder:
             need,
             mesh.shape,
             budget=memory.device_budget(decode.memory_fraction, mesh),
-            reserved=memory.bytes_in_use(mesh),
+            reserved=reserved,
             slots=decode.slots,
             enough=memory.ENOUGH_SLOTS.get(platform, memory.ENOUGH_SLOTS["gpu"]),
         )

@@ -32,7 +32,9 @@ ENOUGH_SLOTS = {"cpu": 64, "gpu": 512, "tpu": 512}
 PUBLISHED = {
     "TPU v4": 32 * 2**30,
     "TPU v5 lite": 16 * 2**30,
+    "TPU v5": 95 * 2**30,
     "TPU v6 lite": 32 * 2**30,
+    "NVIDIA H100": 80 * 2**30,
     "NVIDIA H200": 141 * 2**30,
 }
 

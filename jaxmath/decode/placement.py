@@ -57,7 +57,7 @@ def decode_params(model: qwen2.Qwen2, mesh: Mesh, form: Form = PLAIN) -> qwen2.D
     Raises:
       ValueError: the mesh's "tensor" axis does not divide heads, kv_heads, mlp or vocabulary.
     """
-    place = _program(model.config, mesh, form)
+    place = program(model.config, mesh, form)
     with jax.set_mesh(mesh):
         return place(model)
 
@@ -66,8 +66,8 @@ def abstract(
     model: ModelConfig, mesh: Mesh, form: Form = PLAIN
 ) -> tuple[qwen2.DecodeParams, qwen2.DecodeParams]:
     """Shapes and shardings of `decode_params`; uses no memory."""
-    program = functools.partial(unstack, shape=decode_shape(model, mesh), form=form)
-    shapes = jax.eval_shape(program, qwen2.abstract(model))
+    place = functools.partial(unstack, shape=decode_shape(model, mesh), form=form)
+    shapes = jax.eval_shape(place, qwen2.abstract(model))
     return shapes, shardings(shapes, mesh)
 
 
@@ -88,9 +88,10 @@ def unstack(model: qwen2.Qwen2, shape: ModelConfig, form: Form) -> qwen2.DecodeP
 
 
 @functools.lru_cache(maxsize=8)
-def _program(config: ModelConfig, mesh: Mesh, form: Form):
-    program = functools.partial(unstack, shape=decode_shape(config, mesh), form=form)
-    return jax.jit(program, out_shardings=abstract(config, mesh, form)[1])
+def program(config: ModelConfig, mesh: Mesh, form: Form = PLAIN):
+    """The jitted `unstack` of a trainer's parameters, with its results placed."""
+    place = functools.partial(unstack, shape=decode_shape(config, mesh), form=form)
+    return jax.jit(place, out_shardings=abstract(config, mesh, form)[1])
 
 
 def shardings(shapes: qwen2.DecodeParams, mesh: Mesh) -> qwen2.DecodeParams:

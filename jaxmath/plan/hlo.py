@@ -145,6 +145,28 @@ class Program:
     def __getitem__(self, name: str) -> Computation:
         return self.computations[name]
 
+    def turns(self, owner: Computation, loop: Instruction) -> int | None:
+        """How often a `while` in `owner` turns; None where only the data say.
+
+        A TPU's compiler does not write it down. It is then read off a condition `counter < limit`
+        and the counter's first value; counters count by one, as those of scans do.
+        """
+        if loop.trip_count is not None:
+            return loop.trip_count
+        condition = self[re.search(r"condition=%?([\w.\-]+)", loop.attributes)[1]]
+        test = condition.root
+        if test.opcode != "compare" or "direction=LT" not in test.attributes:
+            return None
+        counter, limit = (condition[name] for name in test.operands)
+        place = re.search(r"index=(\d+)", counter.attributes)
+        if limit.opcode != "constant" or place is None:
+            return None
+        first = owner[loop.operands[0]]
+        if first.opcode == "tuple":
+            first = owner[first.operands[int(place[1])]]
+        start = int(first.arguments) if first.opcode == "constant" else 0
+        return max(int(limit.arguments) - start, 0)
+
     def reached(self, start: Computation) -> Iterator[tuple[Computation, Instruction]]:
         """All instructions that run under `start`, those of called computations included."""
         seen, waiting = {start.name}, [start]

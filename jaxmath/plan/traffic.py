@@ -97,8 +97,8 @@ def accessed(program: Program, computation: Computation, *, unknown_trips: int =
     for i in computation:
         inner = [accessed(program, c, unknown_trips=unknown_trips) for c in _runs(program, i)]
         if i.opcode == "while":
-            turns = unknown_trips if i.trip_count is None else i.trip_count
-            total += turns * sum(inner)
+            turns = program.turns(computation, i)
+            total += (unknown_trips if turns is None else turns) * sum(inner)
         elif i.opcode == "conditional":
             total += max(inner)
         elif inner:

@@ -111,9 +111,7 @@ def _arguments(
         if rl.prm_update == "none":
             del found["prm"]
     if rl.needs_reference and rl.prm and ref_dtype != "float32":
-        ref = jax.eval_shape(functools.partial(prime.reference, dtype=ref_dtype), params)
-        place = lambda r, p: jax.ShapeDtypeStruct(r.shape, r.dtype, sharding=p.sharding)  # noqa: E731
-        found["like"] = (params, jax.tree.map(place, ref, params))
+        found["like"] = (params, abstract_reference(params, ref_dtype))
     return found
 
 
@@ -166,6 +164,13 @@ def reference(config: Any, mesh: Mesh) -> qwen2.Qwen2:
         return params
     cast = functools.partial(prime.reference, dtype=config.ref_dtype)
     return jax.jit(cast, out_shardings=sharding.tree_shardings(mesh, params))(params)
+
+
+def abstract_reference(params: Any, ref_dtype: str) -> Any:
+    """The frozen model's shapes, placed like the abstract `params` that it is made from."""
+    ref = jax.eval_shape(functools.partial(prime.reference, dtype=ref_dtype), params)
+    place = lambda r, p: jax.ShapeDtypeStruct(r.shape, r.dtype, sharding=p.sharding)  # noqa: E731
+    return jax.tree.map(place, ref, params)
 
 
 def abstract_state(shape: ModelConfig, optimizers, mesh: Mesh, with_prm: bool) -> prime.PrimeState:

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Error reading persistent compila
 
 @pytest.mark.parametrize("target", ["v5e", "v5e:", "v3:2x2", "tpu"])
 def test_an_unknown_target_is_refused(target):
-    with pytest.raises(ValueError, match="expected one of v4, v5e, v6e, h200"):
+    with pytest.raises(ValueError, match="expected one of v4, v5e, v5p, v6e, h100, h200, cpu"):
         targets.devices(target)
 
 
