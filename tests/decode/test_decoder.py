@@ -203,7 +203,15 @@ def test_samples_differ_by_prompt_id_sample_and_seed(model):
 
 
 @pytest.mark.parametrize(
-    "sizes", [(1, 8, 1), (4, 1, 2), (2, 2, 2), (8, 1, 1), (2, 1, 4)], ids=str
+    "sizes",
+    [
+        pytest.param((1, 8, 1), marks=pytest.mark.nightly),
+        pytest.param((4, 1, 2), marks=pytest.mark.nightly),
+        (2, 2, 2),
+        pytest.param((8, 1, 1), marks=pytest.mark.nightly),
+        (2, 1, 4),
+    ],
+    ids=str,
 )  # the last: four shards for two key/value heads
 def test_every_mesh_gives_the_tokens_of_one_device(model, sizes):
     mesh = sharding.make_mesh(sharding.MeshConfig(*sizes))

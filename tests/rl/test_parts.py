@@ -40,6 +40,7 @@ def test_without_a_prm_there_is_neither_prm_nor_reference():
     np.testing.assert_allclose(between.advantage_BT, expected_B[:, None] * mask_BT, atol=1e-5)
 
 
+@pytest.mark.nightly
 def test_the_kl_draws_the_policy_to_the_reference():
     rl = config(prm=False, advantage="grpo", policy_minibatch_size=16)
     _, free, _ = update(rl, ref=None)
@@ -65,6 +66,7 @@ def test_the_kl_draws_the_policy_to_the_reference():
     assert ours["actor/grad_norm"] != metrics.fetch(free)["actor/grad_norm"]
 
 
+@pytest.mark.nightly
 def test_the_reference_of_the_kl_is_at_the_temperature_of_sampling():
     rl = config(prm=False, kl_coef=0.1, kl_estimator="k1", temperature=2.0)
     batch = rollout_batch()

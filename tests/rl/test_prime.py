@@ -122,7 +122,9 @@ def test_four_updates_of_each_model_per_rollout_batch():
     assert (published.policy_updates, published.prm_updates) == (4, 4)
 
 
-@pytest.mark.parametrize("loss_reduction", ["sequence_mean", "token_mean"])
+@pytest.mark.parametrize(
+    "loss_reduction", ["sequence_mean", pytest.param("token_mean", marks=pytest.mark.nightly)]
+)
 def test_any_number_of_micro_batches_gives_the_same_update(loss_reduction):
     rl = config(loss_reduction=loss_reduction, policy_minibatch_size=16, prm_minibatch_size=16)
     results = [update(dataclasses.replace(rl, microbatch_size=size), ref=1) for size in (1, 4, 16)]
@@ -273,7 +275,7 @@ def test_equal_shapes_compile_once():
 # --- packed rows
 
 
-@pytest.mark.parametrize("prm_update", ["after", "before"])
+@pytest.mark.parametrize("prm_update", ["after", pytest.param("before", marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("row_tokens", [None, 31])
 def test_packed_rows_give_the_update_of_unpacked_ones(prm_update, row_tokens):
     rl = config(policy_minibatch_size=8, prm_minibatch_size=8, prm_update=prm_update)

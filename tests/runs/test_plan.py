@@ -86,6 +86,7 @@ def test_a_train_step_is_planned_with_what_its_state_takes(write):
     assert found.plan.fits and found.text().splitlines()[-1].startswith("FITS: ")
 
 
+@pytest.mark.nightly
 def test_a_prime_run_is_planned_whole(write):
     found = answer(
         write(PRIME), "ref_dtype=bfloat16", "mesh.fsdp=2", "mesh.tensor=2", "mesh.data=2"
@@ -185,6 +186,7 @@ def test_the_command_prints_json_and_says_by_its_code_what_does_not_fit(write, c
     assert "4 is not a multiple of the 8 shards" in capsys.readouterr().err
 
 
+@pytest.mark.nightly
 def test_a_search_finds_the_micro_batch_that_fits(write, monkeypatch, capsys):
     frugal = {"model": MODEL | {"remat": "full", "attention": "chunked"}}
     path = write(SFT | frugal | {"num_microbatches": 1, "batch_rows": 64})

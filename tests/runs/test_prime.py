@@ -330,6 +330,7 @@ def test_a_decoder_that_disagrees_stops_the_run_at_its_step(data, model, tmp_pat
     assert not tiny.rows(tmp_path / "metrics.jsonl")
 
 
+@pytest.mark.nightly
 def test_programs_are_called_as_often_as_they_say(data, model, tmp_path, monkeypatch):
     counts, make = collections.Counter(), prime_programs.make
 
@@ -353,6 +354,7 @@ def test_programs_are_called_as_often_as_they_say(data, model, tmp_path, monkeyp
     assert counts == make(config, session.make_mesh(config)).calls
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("rl", [{}, {"prm": False, "kl_coef": 0.1}, {"prm_update": "none"}])
 def test_programs_can_be_lowered_from_their_arguments(data, model, tmp_path, rl):
     config = tiny.prime_config(data, model, tmp_path, rl=rl, ref_dtype="bfloat16")

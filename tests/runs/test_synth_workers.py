@@ -160,6 +160,7 @@ def rows_on_disk(folder):
     return count
 
 
+@pytest.mark.nightly
 def test_two_processes_killed_and_a_third_end_with_the_same_bytes(
     data, numina, teacher, whole, tmp_path
 ):

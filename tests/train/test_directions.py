@@ -105,8 +105,14 @@ def batch():
     "options",
     [
         {"first_moment_dtype": "bfloat16", "offload": True, "ema_decay": 0.9},
-        {"kind": "adafactor", "weight_decay": 0.1, "decayed": "matrices"},
-        {"kind": "muon", "first_moment_dtype": "bfloat16", "offload": True},
+        pytest.param(
+            {"kind": "adafactor", "weight_decay": 0.1, "decayed": "matrices"},
+            marks=pytest.mark.nightly,
+        ),
+        pytest.param(
+            {"kind": "muon", "first_moment_dtype": "bfloat16", "offload": True},
+            marks=pytest.mark.nightly,
+        ),
     ],
     ids=lambda options: options.get("kind", "adamw"),
 )

@@ -193,6 +193,7 @@ def test_adapters_alone_are_trained_and_learn(model):
     assert moments == 2 * num_adapters + 1  # and Adam's count
 
 
+@pytest.mark.nightly
 def test_dropout_does_not_depend_on_the_number_of_micro_batches(model):
     config = LoraConfig(rank=4, dropout=0.5)
     optimizer_ = adamw()
