@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import types
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ from jax.experimental.pallas.ops.tpu import ragged_paged_attention as kernels
 from jax.experimental.pallas.ops.tpu.ragged_paged_attention import kernel
 
 from jaxmath import sharding
-from jaxmath.decode import cache_cudnn, cache_paged
+from jaxmath.decode import cache_cudnn, cache_paged, caches
 from jaxmath.decode.cache_cudnn import CudnnCache
 from jaxmath.decode.cache_int8 import Int8Cache
 from jaxmath.decode.cache_paged import PagedCache
@@ -211,6 +212,8 @@ def test_a_slot_without_tokens_gives_no_nan_and_harms_no_other(case):
     for out_BNH in (some_BNH, none_BNH):
         assert np.all(np.isfinite(np.asarray(out_BNH, np.float32)))
     np.testing.assert_array_equal(some_BNH[1:6:2], all_BNH[1:6:2])
+    if case.cache in (XlaCache, Int8Cache):  # the others leave open what such a slot sees
+        assert not np.any(none_BNH) and not np.any(some_BNH[::2])
 
 
 # On a CPU, XLA scatters bfloat16 by way of a copy in f32.
@@ -301,3 +304,22 @@ def test_a_probe_accepts_what_agrees_with_plain_attention_and_nothing_else(name,
     missing = lambda cache, q_BNH, length_B: 1 / 0  # noqa: E731
     monkeypatch.setattr(case.cache, "attend", missing)
     assert module.probe(case.config, "bfloat16") == "ZeroDivisionError: division by zero"
+
+
+class Gpu:
+    """A device that is not here."""
+
+    platform = "gpu"
+
+
+@pytest.mark.parametrize("name", ["xla", "int8"])
+def test_a_gpu_reads_long_blocks_and_a_cpu_short_ones(name):
+    def num_blocks(device, length):
+        mesh = types.SimpleNamespace(devices=np.array([device]))
+        config = CASES["xla-f32"].config
+        allocate = caches.choose(name, config, mesh, "float32")
+        cache = jax.eval_shape(lambda: allocate(config, SLOTS, length, "float32"))
+        return len(getattr(cache, "codes", cache).keys)
+
+    assert [num_blocks(Gpu(), length) for length in (300, 4096, 5000)] == [1, 1, 2]
+    assert [num_blocks(jax.devices()[0], length) for length in (64, 300, 4096)] == [1, 5, 8]
