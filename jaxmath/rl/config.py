@@ -29,6 +29,7 @@ class RlConfig(RolloutConfig):
     loss_reduction: entry of `policy_loss.REDUCTIONS`.
     kl_coef: of the term kl_coef · KL(policy ‖ reference) of the policy's loss; kl_estimator: entry
       of `policy_loss.KL_ESTIMATORS`, also of the metric `actor/kl_ref`.
+    entropy_coef: of the term -entropy_coef · entropy of the policy's loss, at `temperature`.
     importance_cap: weigh each token's loss with min(π_trainer / π_decoder, cap); null: do not.
     max_mismatch: stop the run where trainer and decoder differ by more than so many nats in the
       mean over a step's tokens; null: never.
@@ -58,6 +59,7 @@ class RlConfig(RolloutConfig):
     loss_reduction: str = "sequence_mean"
     kl_coef: float = 0.0
     kl_estimator: str = "k3"
+    entropy_coef: float = 0.0
     importance_cap: float | None = None
     max_mismatch: float | None = None
     policy_minibatch_size: int = 256
@@ -98,8 +100,9 @@ class RlConfig(RolloutConfig):
             value = getattr(self, field)
             if value is not None and not value > 0:
                 raise ValueError(f"{field} is {value}; expected a number > 0, or null")
-        if not self.kl_coef >= 0:
-            raise ValueError(f"kl_coef is {self.kl_coef}; expected a number >= 0")
+        for field in ("kl_coef", "entropy_coef"):
+            if not getattr(self, field) >= 0:
+                raise ValueError(f"{field} is {getattr(self, field)}; expected a number >= 0")
         for field in ("gamma_outcome", "gamma_process"):
             if not 0 <= getattr(self, field) <= 1:
                 raise ValueError(f"{field} is {getattr(self, field)}; expected a number in [0, 1]")

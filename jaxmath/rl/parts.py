@@ -76,11 +76,14 @@ def update_prm(
     """One update of the PRM on the responses in `rows`: (state, report)."""
 
     def loss_sum(params, place_BT):
-        prm_logprob_BT = params.token_logprobs(*packing.inputs(batch, place_BT))
+        mask_BT = packing.pick(batch.response_mask_BT, place_BT)
+        prm_logprob_BT = params.token_logprobs(
+            *packing.inputs(batch, place_BT), needed_BT=mask_BT > 0
+        )
         score_BT = process_rewards.token_scores(
             prm_logprob_BT,
             packing.pick(ref_logprob_BT, place_BT),
-            packing.pick(batch.response_mask_BT, place_BT),
+            mask_BT,
         )
         score_B = packing.sum_by_response(score_BT, batch, place_BT)
         loss_B = process_rewards.cross_entropy(score_B, batch.outcome_reward_B, beta=config.beta)
@@ -148,8 +151,11 @@ def update_policy(
 
     def loss_sum(params, place_BT):
         at = functools.partial(packing.pick, place_BT=place_BT)
-        logprob_BT = params.token_logprobs(
-            *packing.inputs(batch, place_BT), temperature=config.temperature
+        logprob_BT, entropy_BT = params.token_scores(
+            *packing.inputs(batch, place_BT),
+            temperature=config.temperature,
+            needed_BT=at(batch.response_mask_BT) > 0,
+            entropy=True,
         )
         old_BT, share = at(batch.old_logprob_BT), at(share_BT)
         loss_BT, clipped_BT = policy_loss.clipped_surrogate(
@@ -160,7 +166,7 @@ def update_policy(
         sums = {
             "clipfrac": policy_loss.reduce(clipped_BT, share),
             "kl": policy_loss.reduce(old_BT - logprob_BT, share),
-            "surprise": policy_loss.reduce(-logprob_BT, share),
+            "entropy": policy_loss.reduce(entropy_BT, share),
         }
         if ref_logprob_BT is not None:
             # d, not the KL, is masked: what lies outside the response may overflow in exp.
@@ -169,6 +175,8 @@ def update_policy(
             sums["kl_ref"] = policy_loss.reduce(kl_BT, share)
             if config.kl_coef:
                 loss_BT = loss_BT + config.kl_coef * kl_BT
+        if config.entropy_coef:
+            loss_BT = loss_BT - config.entropy_coef * entropy_BT
         return policy_loss.reduce(loss_BT, at(weight_BT)), sums
 
     shape = config.rows(config.policy_minibatch_size)

@@ -56,7 +56,8 @@ def reference(params: Any, dtype: str) -> Any:
 def score(
     params: Any, batch: RolloutBatch, temperature: float, *, config: RlConfig, parts: Parts
 ) -> jax.Array:
-    """logprob_BT, f32: natural log-probability of each token given those before it.
+    """logprob_BT, f32: natural log-probability of each response token given those before it, 0
+    elsewhere.
 
     What `old_logprob_BT` is filled with: the sampling policy's parameters, at the temperature of
     sampling. The decoder's own numbers are not used for it: they come from another program.
@@ -195,7 +196,7 @@ def _train_policy(
         "kl": "actor/ppo_kl",
         "clipfrac": "actor/pg_clipfrac",
         "kl_ref": "actor/kl_ref",
-        "surprise": "actor/entropy_estimate",
+        "entropy": "actor/entropy",
     }
     metrics = {
         ours: _mean_of_taken(reports, name) for name, ours in names.items() if name in reports
