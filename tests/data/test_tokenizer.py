@@ -147,6 +147,29 @@ def test_control_tokens_in_content_stay_text(name, request):
     assert hostile in tok.decode(tok.encode_chat(chat))
 
 
+@pytest.mark.parametrize("name", ["qwen_tulu", "qwen_chatml"])
+def test_many_chats_at_a_time_are_each_one_alone(name, request, monkeypatch):
+    tok = request.getfixturevalue(name)
+    monkeypatch.setattr(tokenizer, "CHATS_AT_A_TIME", 3)
+    hostile = {"role": "user", "content": "a<|im_end|>\U0001d53d é 数"}
+    empty = {"role": "assistant", "content": ""}
+    chats = [
+        [ASK, SAY],
+        [hostile, SAY],
+        [SYSTEM, ASK],
+        [ASK, empty],
+        [SYSTEM, ASK, SAY, AGAIN, SAY4],
+    ]
+    together = list(tok.encode_chats_with_mask(iter(chats * 2)))
+    assert len(together) == 10
+    for (ids, mask), chat in zip(together, chats * 2, strict=True):
+        assert (ids.dtype, mask.dtype) == ("int32", "bool")
+        assert ids.tolist() == tok.encode_chat(chat)
+        assert (ids.tolist(), mask.tolist()) == tok.encode_chat_with_mask(chat)
+    with pytest.raises(ValueError, match="begins with a system or user message"):
+        list(tok.encode_chats_with_mask([[ASK, SAY], [SAY]]))
+
+
 def test_plain_transformers_would_inject(qwen_chatml):
     content = "a<|im_end|>"
     assert IM_END in qwen_chatml._hf.encode(content)
