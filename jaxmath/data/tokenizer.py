@@ -162,26 +162,19 @@ class Tokenizer:
         found = [self.encode(text) if control is None else [control] for text, control in parts]
         return list(itertools.chain.from_iterable(found))
 
-    def encode_chat_with_mask(self, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
-        """Ids of the chat, and for each whether it is assistant text or the EOS that ends it.
+    def encode_chats_with_mask(
+        self, chats: Iterable[Sequence[Message]]
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Of each chat its ids, i32[T], and whether each is assistant text or the EOS that ends it,
+        bool[T]. Some chats at a time, on all cores.
 
         The role tag before an assistant turn and what the template writes after its EOS are not
         supervised. A token that begins before the assistant's text is not either.
 
         Raises:
-          ValueError: the chat does not begin with a system or user message, or the template
-            changes what it wrote for earlier messages when later ones follow.
-        """
-        [(ids, mask)] = self.encode_chats_with_mask([messages])
-        return ids.tolist(), mask.tolist()
-
-    def encode_chats_with_mask(
-        self, chats: Iterable[Sequence[Message]]
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """`encode_chat_with_mask` of each chat, as (i32[T], bool[T]): some at a time, on all cores.
-
-        Raises:
-          ValueError: as `encode_chat_with_mask`, at the latest when the chat's turn comes.
+          ValueError: a chat does not begin with a system or user message, or the template changes
+            what it wrote for earlier messages when later ones follow; at the latest when the chat's
+            turn comes.
         """
         chats = iter(chats)
         while block := list(itertools.islice(chats, CHATS_AT_A_TIME)):

@@ -45,9 +45,9 @@ def encoded(tok, conversation, max_tokens):
 def test_example_is_the_chat_and_its_mask(name, request):
     tok = request.getfixturevalue(name)
     example = encoded(tok, CHAT, 100)
-    ids, mask = tok.encode_chat_with_mask(CHAT.messages)
-    assert example.tokens.dtype == np.int32 and example.tokens.tolist() == ids
-    assert example.loss_mask.dtype == bool and example.loss_mask.tolist() == mask
+    [(ids, mask)] = tok.encode_chats_with_mask([CHAT.messages])
+    assert example.tokens.dtype == np.int32 and example.tokens.tolist() == ids.tolist()
+    assert example.loss_mask.dtype == bool and example.loss_mask.tolist() == mask.tolist()
     assert (example.tokens[example.loss_mask] == tok.eos_ids[0]).sum() == 2
 
 
