@@ -1,7 +1,8 @@
 """Changes of a config that save memory, tried in turn until it fits: each try is compiled.
 
     micro-batches as small as the mesh allows, all of a block recomputed, the target's own
-    attention, reference in bfloat16, as many slots as fit; then the same on other meshes: all sharded, and tensor = 2, 4, 8
+    attention, reference in bfloat16, as many slots as fit; then the same on other meshes: all
+    sharded, and tensor = 2, 4, 8
 
 None of these changes what is learnt, but for the rounding of a bfloat16 reference.
 """
