@@ -136,9 +136,9 @@ class Decoder:
         self._check()
         length = decode.max_prompt_tokens + sampling_config.max_tokens
         dtype = decode.dtype or model.dtype
-        shape = placement.decode_shape(model, mesh)
-        allocate = caches.choose(decode.cache, shape, mesh, dtype)
         self.form = placement.Form(decode.dtype, decode.int8_weights)
+        shape = placement.decode_shape(model, mesh, self.form)
+        allocate = caches.choose(decode.cache, shape, mesh, dtype)
         self.shards = mesh.shape["data"] * mesh.shape["fsdp"]
         init = functools.partial(
             engine.init,
@@ -260,7 +260,7 @@ class Decoder:
             return memory.device_bytes(shapes, engine.state_shardings(mesh, shapes))
 
         need = memory.footprint(
-            placement.decode_shape(self.model, mesh),
+            placement.decode_shape(self.model, mesh, self.form),
             mesh.shape,
             weights=memory.device_bytes(*self._weights),
             state=(state_bytes(self.shards), state_bytes(2 * self.shards)),

@@ -125,7 +125,7 @@ class Qwen2(nnx.Module):
           segment_ids_BT: i32, 0 on padding; tokens see only their own segment, causally.
         """
         config = self.config
-        attention = attention_kernels.ATTENTION[config.attention]
+        attention = attention_kernels.of(config.attention)
 
         def body(x_BTD, block):
             attend = lambda q, k, v: attention(q, k, v, segment_ids_BT)  # noqa: E731

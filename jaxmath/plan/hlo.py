@@ -24,6 +24,7 @@ _CALLED = re.compile(
     r"(?:calls|to_apply|body|condition|branch_computations|true_computation|false_computation"
     r"|called_computations)=(\{[^}]*\}|%?[\w.\-]+)"
 )
+_CONTINUED = re.compile(r'\n(?="|\}[^\n])')  # what a kernel says of itself takes lines of its own
 _NAME = re.compile(r"%([^\s,(){}]+)")
 
 
@@ -208,7 +209,7 @@ def parse(text: str) -> Program:
     computations: dict[str, Computation] = {}
     entry = name = None
     body: dict[str, Instruction] = {}
-    for line in text.splitlines():
+    for line in _CONTINUED.sub(" ", text).splitlines():
         if found := _HEADER.match(line):
             name, body = found[2], {}
             entry = name if found[1] else entry

@@ -61,12 +61,29 @@ def model_config(config: Any) -> ModelConfig:
     return config.model
 
 
+def shape_on(config: Any, mesh: Mesh) -> ModelConfig:
+    """The shape, with the attention that the run uses on `mesh`.
+
+    A shape that `config.model` states is not compared with `config.init_from`, which spares a visit
+    to the hub; `load` does that.
+
+    Raises:
+      ValueError: `config.model.attention` names one that cannot be used there.
+    """
+    return _on_mesh(config, config.model or model_config(config), mesh)
+
+
+def _on_mesh(config: Any, shape: ModelConfig, mesh: Mesh) -> ModelConfig:
+    # What a checkpoint was computed with is no wish of whoever loads it.
+    return shape.on_mesh(mesh, must=config.model is not None)
+
+
 def load(config: Any, mesh: Mesh, *, dtype: str | None = None) -> qwen2.Qwen2:
     """Parameters on their shards: read from `config.init_from`, or random from `config.seed`.
 
     dtype: of the parameters; None keeps that of the files.
     """
-    shape = model_config(config)
+    shape = _on_mesh(config, model_config(config), mesh)
     if config.init_from is None:
         params = qwen2.init_sharded(shape, jax.random.key(config.seed), mesh)
         return params if dtype in (None, "float32") else cast(params, dtype)

@@ -81,7 +81,7 @@ class Answer:
 
     def _title(self) -> list[str]:
         asked, mesh = self.question, self.mesh
-        shape = self.config.model or plan_jobs.models.model_config(self.config)
+        shape = plan_jobs.models.shape_on(self.config, mesh)
         sizes = ", ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
         chip = self.plan.chip
         return [

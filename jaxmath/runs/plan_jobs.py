@@ -32,7 +32,7 @@ RESPONSE_SHARE = 4  # a mean prompt or response is taken to be this part of its 
 
 def sft_job(config: sft.SftRun, mesh: Mesh, response_tokens: int | None = None) -> Job:
     """The train step; its state stays in memory."""
-    shape = config.model or models.model_config(config)
+    shape = models.shape_on(config, mesh)
     rows = config.batch_rows // config.num_microbatches
     models.check_rows(mesh, rows, "rows per micro-batch")
     optimizer = optimizer_lib.make_optimizer(config.optimizer, config.max_steps or MANY)
@@ -71,7 +71,7 @@ PRIME_PARTS = {
 def prime_job(config: prime.PrimeRun, mesh: Mesh, response_tokens: int | None = None) -> Job:
     """Rollouts with the decoder, log-probabilities, both updates, and the hand-over of weights."""
     rl = config.rl
-    shape = config.model or models.model_config(config)
+    shape = models.shape_on(config, mesh)
     models.check_rows(mesh, rl.microbatch_rows, "rows of a micro-batch")
     made = prime_programs.make(config, mesh)
     num_rows, row = rl.num_prompts * rl.num_responses, rl.max_tokens
@@ -131,7 +131,7 @@ def prime_job(config: prime.PrimeRun, mesh: Mesh, response_tokens: int | None = 
 
 def decode_job(verb: str, config: Any, mesh: Mesh, response_tokens: int | None = None) -> Job:
     """`synth`, `eval`, `generate`, `serve`: weights loaded, handed over, then decoding."""
-    shape = config.model or models.model_config(config)
+    shape = models.shape_on(config, mesh)
     loaded = models.with_shardings(models.abstract_params(shape, STORED), mesh)
     parts = {"loaded weights": verdicts.device_bytes(loaded)}
     sync = _sync(shape, mesh, config.decode, loaded, "loaded weights", (), runs=0)

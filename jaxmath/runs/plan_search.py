@@ -1,7 +1,8 @@
 """Changes of a config that save memory, tried in turn until it fits: each try is compiled.
 
-    micro-batches as small as the mesh allows, all of a block recomputed, reference in bfloat16,
-    as many slots as fit; then the same on other meshes: all sharded, and tensor = 2, 4, 8
+    micro-batches as small as the mesh allows, all of a block recomputed, the target's own
+    attention, reference in bfloat16, as many slots as fit; then the same on other meshes: all
+    sharded, and tensor = 2, 4, 8
 
 None of these changes what is learnt, but for the rounding of a bfloat16 reference.
 """
@@ -12,6 +13,8 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from typing import Any
+
+from jax.sharding import Mesh
 
 from jaxmath import config as config_lib
 from jaxmath.plan import report
@@ -75,7 +78,7 @@ def candidates(first: plan.Answer) -> Iterator[tuple[str, ...]]:
         else:
             splits = [(1, shards)]
         for data, fsdp in splits:
-            changes = _savings(config, data * fsdp)
+            changes = _savings(config, mesh, data * fsdp)
             if (data, fsdp, tensor) != tuple(mesh.shape.values()):
                 changes += (f"mesh={{data: {data}, fsdp: {fsdp}, tensor: {tensor}}}",)
             if changes and changes not in seen:
@@ -83,8 +86,8 @@ def candidates(first: plan.Answer) -> Iterator[tuple[str, ...]]:
                 yield changes
 
 
-def _savings(config: Any, shards: int) -> tuple[str, ...]:
-    """What saves memory on a mesh with so many shards of the batch."""
+def _savings(config: Any, mesh: Mesh, shards: int) -> tuple[str, ...]:
+    """What saves memory on the devices of `mesh` with so many shards of the batch."""
     changes = []
     if hasattr(config, "num_microbatches") and config.batch_rows % shards == 0:
         most = config.batch_rows // shards
@@ -101,8 +104,10 @@ def _savings(config: Any, shards: int) -> tuple[str, ...]:
     if config.model is not None and not hasattr(config, "sampling"):
         if config.model.remat != "full":
             changes.append("model.remat=full")
-        if config.model.attention == "reference":
-            changes.append("model.attention=chunked")
+        if config.model.attention in ("reference", "chunked"):
+            best = dataclasses.replace(config.model, attention="auto").on_mesh(mesh).attention
+            if best != config.model.attention:
+                changes.append("model.attention=auto")
     if hasattr(config, "decode") and config.decode.slots is not None:
         changes.append("decode.slots=null")
     return tuple(changes)

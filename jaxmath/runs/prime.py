@@ -157,7 +157,7 @@ def run(config: PrimeRun) -> session.Report:
         store.CheckpointStore(folder / "checkpoints", config.checkpoint) as checkpoints,
         pool.VerifierPool(config.verify) as verifier,
     ):
-        shape = models.config_of(meta)
+        shape = models.shape_on(config, mesh)
         ref = None
         if rl.needs_reference:
             ref = prime_programs.reference(config, mesh)

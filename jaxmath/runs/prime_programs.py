@@ -48,7 +48,7 @@ class Programs:
 def make(config: Any, mesh: Mesh) -> Programs:
     """Nothing is compiled yet, and nothing placed on a device."""
     rl, whole = config.rl, sharding.replicated(mesh)
-    shape = config.model or models.model_config(config)
+    shape = models.shape_on(config, mesh)
     both = optimizers(config)
     state_shapes = abstract_state(shape, both, mesh, rl.prm)
     at = sharding.tree_shardings(mesh, state_shapes)

@@ -283,7 +283,7 @@ def step_program(
     config: SftRun, mesh: jax.sharding.Mesh, optimizer: optimizer_lib.Optimizer
 ) -> StepProgram:
     """The program of `config` on `mesh`, not yet compiled; the state is donated."""
-    shape = config.model or models.model_config(config)  # a stated shape spares a visit to the hub
+    shape = models.shape_on(config, mesh)
     create = functools.partial(_create, config, optimizer)
     abstract = models.with_shardings(jax.eval_shape(create, models.abstract_params(shape)), mesh)
     rows = sharding.named(mesh, ("batch", "seq"))
@@ -319,7 +319,7 @@ def _create(config: SftRun, optimizer, params: qwen2.Qwen2) -> state.TrainState:
 
 
 def _initial(config: SftRun, optimizer, mesh) -> state.TrainState:
-    shape = models.model_config(config)
+    shape = models.shape_on(config, mesh)
     create = functools.partial(_create, config, optimizer)
     abstract = models.abstract_params(shape)
     shardings = sharding.tree_shardings(mesh, jax.eval_shape(create, abstract))

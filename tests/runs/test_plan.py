@@ -208,7 +208,7 @@ def test_candidates_change_the_mesh_last_and_keep_heads_whole(write):
     config = question.config()
     mesh = sharding.make_mesh(config.mesh, targets.devices("cpu:8"))
     found = list(plan_search.candidates(plan.Answer(question, config, mesh, None)))
-    saved = ("num_microbatches=2", "model.remat=full", "model.attention=chunked")
+    saved = ("num_microbatches=2", "model.remat=full", "model.attention=auto")
     assert found[:2] == [saved, (*saved, "mesh={data: 1, fsdp: 8, tensor: 1}")]
     tensors = [change[-1] for change in found[2:]]
     assert tensors == [
