@@ -97,7 +97,12 @@ def _links(plan: Plan) -> list[str]:
 
 def _resident(plan: Plan) -> list[str]:
     parts = ", ".join(f"{name} {gib(size)}" for name, size in plan.job.parts.items())
-    return [f"resident, GiB: {parts}"]
+    lines = [f"resident, GiB: {parts}"]
+    if plan.job.host:
+        parts = ", ".join(f"{name} {gib(size)}" for name, size in plan.job.host.items())
+        whole = sum(plan.job.host.values()) * plan.num_devices
+        lines.append(f"in the hosts' memory, GiB per device: {parts} ({gib(whole)} in all)")
+    return lines
 
 
 def _step(plan: Plan) -> list[str]:

@@ -25,7 +25,8 @@ IN_HOST_MEMORY = ("pinned_host", "unpinned_host")
 class Job:
     """One run on one mesh.
 
-    parts: resident arrays by name → bytes per device. step: what a step is, in words; tokens: that
+    parts: resident arrays by name → bytes per device. host: those that lie in the memory of the
+      devices' host between their uses, likewise. step: what a step is, in words; tokens: that
       it works on, over all devices. refusals: why it cannot run at all, before any compilation.
     notes: what the estimate assumes.
     """
@@ -36,6 +37,7 @@ class Job:
     tokens: int
     refusals: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    host: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +94,7 @@ class Plan:
             "fits": self.fits,
             "refusals": list(self.job.refusals),
             "parts": dict(self.job.parts),
+            "host_parts": dict(self.job.host),
             "programs": [_row_dict(row, self.num_devices) for row in self.rows],
             "step": {
                 "what": self.job.step,
@@ -138,7 +141,17 @@ def measure(
 def device_bytes(tree: Any) -> int:
     """Bytes on one device of an abstract tree that says where its arrays lie; not those in the
     host's memory."""
-    leaves = [x for x in jax.tree.leaves(tree) if x.sharding.memory_kind not in IN_HOST_MEMORY]
+    return _bytes(tree, on_host=False)
+
+
+def host_bytes(tree: Any) -> int:
+    """Bytes in the host's memory for one device, of such a tree."""
+    return _bytes(tree, on_host=True)
+
+
+def _bytes(tree: Any, *, on_host: bool) -> int:
+    kind = lambda x: x.sharding.memory_kind in IN_HOST_MEMORY  # noqa: E731
+    leaves = [x for x in jax.tree.leaves(tree) if kind(x) == on_host]
     return memory.device_bytes(leaves, [x.sharding for x in leaves])
 
 
