@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+from flax import nnx
 
 from jaxmath.decode import memory
 from jaxmath.plan import programs
@@ -150,9 +151,17 @@ def host_bytes(tree: Any) -> int:
 
 
 def _bytes(tree: Any, *, on_host: bool) -> int:
-    kind = lambda x: x.sharding.memory_kind in IN_HOST_MEMORY  # noqa: E731
-    leaves = [x for x in jax.tree.leaves(tree) if kind(x) == on_host]
-    return memory.device_bytes(leaves, [x.sharding for x in leaves])
+    is_variable = lambda x: isinstance(x, nnx.Variable)  # noqa: E731
+    found = []
+    for leaf in jax.tree.leaves(tree, is_leaf=is_variable):
+        # A GPU that is not here forgets what its shardings say of memory; a moment says it itself.
+        said = leaf.get_metadata().get("memory") if is_variable(leaf) else None
+        found += [
+            x
+            for x in jax.tree.leaves(leaf)
+            if ((said or x.sharding.memory_kind) in IN_HOST_MEMORY) == on_host
+        ]
+    return memory.device_bytes(found, [x.sharding for x in found])
 
 
 def _row_dict(row: Row, num_devices: int) -> dict[str, Any]:

@@ -3,9 +3,10 @@
     score → process reward model → process rewards → advantages → policy
 
 Three models of one architecture, all started from the SFT model: `policy` and `prm` learn, `ref`
-does not. With `prm_lora` the PRM is adapters beside `ref`, and no third copy of the model. With `prm` false the middle falls out, and GRPO and its kin remain. Where the released
-code and the paper differ we follow the code, and the file of that step says so; accidents of the
-code are options that are off.
+does not. With `prm_lora` the PRM is adapters beside `ref`, and there is no third copy. With `prm`
+false the middle falls out, and GRPO and its kin remain. Where the released code and the paper
+differ we follow the code, and the file of that step says so; accidents of the code are options that
+are off.
 
 The update is a few compiled programs (`rl.parts`) that the host calls one after the other, so that
 each can be timed, planned and given the memory of the others.

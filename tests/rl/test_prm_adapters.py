@@ -1,4 +1,4 @@
-"""A PRM of adapters beside the reference: it starts as the reference, and only the adapters learn."""
+"""A PRM of adapters beside the reference: it starts as that, and only the adapters learn."""
 
 import dataclasses
 
