@@ -309,7 +309,8 @@ def _speeds(
     if rl.needs_reference:
         passes += 1
     if rl.prm:
-        passes += 1 if rl.prm_update == "none" else 4
+        trained = 3 if rl.prm_lora is None else 2  # a frozen weight has no gradient to compute
+        passes += 1 if rl.prm_update == "none" else 1 + trained
     if peak is not None:
         found["perf/mfu"] = passes * speed.forward_flops(shape, length_B) / (seconds * peak)
     return found
