@@ -190,8 +190,12 @@ def _keys(path: pathlib.Path, depth: int = 0) -> set[str]:
 
 
 def on_cpu_alone() -> None:
-    """Keeps this process off accelerators: nothing runs on one, and another may be using it."""
+    """Keeps this process off accelerators: nothing runs on one, and another may be using it.
+
+    Programs for absent devices cannot be loaded, so a cache of them would only fill up and warn.
+    """
     jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_enable_compilation_cache", False)
 
 
 def ask(

@@ -125,7 +125,8 @@ def run(config: SftRun) -> session.Report:
         base = None
         if config.lora is not None:
             base = models.load(config, mesh, dtype=config.lora.base_dtype)
-            meta |= models.base_meta(config, base)
+            digest = models.digest_of(base)
+            meta |= models.base_meta(config.init_from, base, config.lora, digest)
         program = step_program(config, mesh, optimizer)
         train_state, step = models.restore_or(
             checkpoints,
