@@ -210,7 +210,7 @@ def run(config: PrimeRun) -> session.Report:
                     pad_id=tokens.pad_id,
                     eos_ids=tokens.eos_ids,
                 )
-                prime_state, step_metrics = _one_step(
+                prime_state, step_metrics = one_step(
                     config, step, prime_state, ref, host_batch, compiled, phases
                 )
                 with phases("sync"):
@@ -254,7 +254,7 @@ def _collect(config, step, loader, buffer, sampler, phases) -> rollouts.Collecte
     return collected
 
 
-def _one_step(config, step, prime_state, ref, host_batch, compiled, phases):
+def one_step(config, step, prime_state, ref, host_batch, compiled, phases):
     """(state, metrics) after the update of one step on its rollouts.
 
     Raises:
@@ -301,11 +301,16 @@ def _speeds(
         "perf/gen_tokens_per_s": gen_tokens / max(phases.total("gen", "verify"), 1e-9),
         "perf/update_tokens_per_s": float(np.sum(length_B)) / seconds,
     }
-    passes = 1 + 3  # old log-probabilities, the policy's update
-    if rl.needs_reference:
-        passes += 1
-    if rl.prm:
-        passes += 1 if rl.prm_update == "none" else 4
     if peak is not None:
-        found["perf/mfu"] = passes * speed.forward_flops(shape, length_B) / (seconds * peak)
+        found["perf/mfu"] = passes(rl) * speed.forward_flops(shape, length_B) / (seconds * peak)
     return found
+
+
+def passes(rl: RlConfig) -> int:
+    """Forward passes over a step's tokens that its update amounts to; a gradient is three."""
+    count = 1 + 3  # old log-probabilities, the policy's update
+    if rl.needs_reference:
+        count += 1
+    if rl.prm:
+        count += 1 if rl.prm_update == "none" else 4
+    return count
