@@ -217,7 +217,7 @@ def run(config: PrimeRun) -> session.Report:
                     pad_id=tokens.pad_id,
                     eos_ids=tokens.eos_ids,
                 )
-                prime_state, step_metrics = _one_step(
+                prime_state, step_metrics = one_step(
                     config, step, prime_state, ref, host_batch, compiled, phases
                 )
                 step += 1
@@ -258,7 +258,7 @@ def _collect(config, step, loader, buffer, sampler, phases) -> rollouts.Collecte
     return collected
 
 
-def _one_step(config, step, prime_state, ref, host_batch, compiled, phases):
+def one_step(config, step, prime_state, ref, host_batch, compiled, phases):
     """(state, metrics) after the update of one step on its rollouts.
 
     Raises:
@@ -305,12 +305,17 @@ def _speeds(
         "perf/gen_tokens_per_s": gen_tokens / max(phases.total("gen", "verify"), 1e-9),
         "perf/update_tokens_per_s": float(np.sum(length_B)) / seconds,
     }
-    passes = 1 + 3  # old log-probabilities, the policy's update
+    if peak is not None:
+        found["perf/mfu"] = passes(rl) * speed.forward_flops(shape, length_B) / (seconds * peak)
+    return found
+
+
+def passes(rl: RlConfig) -> int:
+    """Forward passes over a step's tokens that its update amounts to; a gradient is three."""
+    count = 1 + 3  # old log-probabilities, the policy's update
     if rl.needs_reference:
-        passes += 1
+        count += 1
     if rl.prm:
         trained = 3 if rl.prm_lora is None else 2  # a frozen weight has no gradient to compute
-        passes += 1 if rl.prm_update == "none" else 1 + trained
-    if peak is not None:
-        found["perf/mfu"] = passes * speed.forward_flops(shape, length_B) / (seconds * peak)
-    return found
+        count += 1 if rl.prm_update == "none" else 1 + trained
+    return count

@@ -70,7 +70,7 @@ def untimed(row):
 
 def test_four_steps_equal_two_save_restore_two(data, model, whole, tmp_path, capfd):
     config = tiny.prime_config(data, model, tmp_path)
-    with tiny.cut_after(prime, "_one_step", 3), pytest.raises(tiny.Cut):
+    with tiny.cut_after(prime, "one_step", 3), pytest.raises(tiny.Cut):
         prime.run(config)  # the third step is lost: it was not saved
     halfway, _ = tiny.saved(tmp_path, 2)
     assert halfway["loader"] == [0, 12] and len(halfway["buffer"]) == 4
@@ -99,7 +99,7 @@ def test_fewer_steps_then_more_are_the_same_run(data, model, whole, tmp_path):
 
 def test_a_finished_run_has_nothing_left_to_do(data, model, whole):
     before = tiny.checkpoints(whole), (whole / "metrics.jsonl").read_bytes()
-    with tiny.cut_after(prime, "_one_step", 0):
+    with tiny.cut_after(prime, "one_step", 0):
         report = prime.run(tiny.prime_config(data, model, whole))
     assert (tiny.checkpoints(whole), (whole / "metrics.jsonl").read_bytes()) == before
     assert report.summary["steps"] == 4
