@@ -259,7 +259,7 @@ BASE = {"remat": "none", "attention": "reference", "logprobs": "reference"}
 
 WAYS = (
     [{"remat": name} for name in model_config.REMAT_POLICIES if name != "none"]
-    + [{"attention": name} for name in attention_kernels.ATTENTION if name != "reference"]
+    + [{"attention": "chunked"}]
     + [{"logprobs": name} for name in logprobs_kernels.LOGPROBS if name != "reference"]
 )
 
