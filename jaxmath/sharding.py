@@ -159,3 +159,10 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     if jax.sharding.get_abstract_mesh().empty:
         return x
     return jax.lax.with_sharding_constraint(x, spec(axes))
+
+
+def num_shards(axis: str) -> int:
+    """Into how many parts the mesh of `jax.set_mesh` splits a logical axis; 1 without a mesh."""
+    entry = RULES[axis]
+    names = (entry,) if isinstance(entry, str) else (entry or ())
+    return math.prod(jax.sharding.get_abstract_mesh().shape.get(name, 1) for name in names)

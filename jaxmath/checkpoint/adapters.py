@@ -2,7 +2,7 @@
 
 A run with LoRA saves its adapters alone. What it says of the frozen model, where it was and in
 which dtype, is in the metadata: `base` (digest and config, which a resumed run must share),
-`base_path`, `base_dtype`.
+`base_path`, `base_dtype`; a PRIME run says it of its reward model, under `prm_adapters`.
 
 PEFT's tensors are [rank, in] and [out, rank], one pair per layer and module, named after the weight
 they belong to. Which of our axes are "in" and "out" is said by `weights.WEIGHTS`.
@@ -28,6 +28,7 @@ from jaxmath.model import lora
 from jaxmath.model.config import ModelConfig
 
 KEY = "base"  # in the metadata of adapters, and of nothing else
+PRM_KEY = "prm_adapters"  # in that of a PRIME run whose reward model is adapters: the same of them
 PREFIX = "base_model.model."
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -41,16 +42,24 @@ class Restored(NamedTuple):
 
 
 def restore(
-    reader: store.CheckpointStore, mesh: Mesh, step: int | None = None, *, ema: bool = False
+    reader: store.CheckpointStore,
+    mesh: Mesh,
+    step: int | None = None,
+    *,
+    ema: bool = False,
+    prm: bool = False,
 ) -> Restored:
-    """The adapters of a step, or their average, on `mesh`."""
+    """The adapters of a step, or their average, on `mesh`; with `prm` those of the reward model."""
     meta = reader.meta(step)
+    if prm:
+        meta = meta | meta[PRM_KEY]
     where = f"{reader.folder}: "
     config = configs.from_dict(ModelConfig, meta["model"], where + "model")
     made = configs.from_dict(lora.LoraConfig, meta[KEY]["lora"], where + "lora")
     abstract = jax.eval_shape(lambda key: lora.init(made, config, key), jax.random.key(0))
     wanted = trees.with_shardings(abstract, sharding.tree_shardings(mesh, abstract))
-    tree = reader.restore(wanted, step, subtree="ema" if ema else "params").tree
+    subtree = ("prm/" if prm else "") + ("ema" if ema else "params")
+    tree = reader.restore(wanted, step, subtree=subtree).tree
     return Restored(tree, made, meta)
 
 

@@ -184,11 +184,6 @@ def _write_configs(folder, config, dtype, tokenizer, eos_ids) -> None:
 # --- verifying --------------------------------------------------------------------------------
 
 
-def verify_export(model: qwen2.Qwen2, folder: str | os.PathLike) -> None:
-    """Compares an exported folder with the model in memory: see `verify_params`."""
-    verify_params(model.config, trees.flatten(model), folder)
-
-
 def verify_params(
     config: ModelConfig, params: Mapping[str, jax.Array], folder: str | os.PathLike
 ) -> None:

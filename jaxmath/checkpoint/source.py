@@ -113,7 +113,10 @@ def load_model(
         dtype = huggingface.file_dtype(source.folder) if dtype is None else dtype
         return huggingface.load_params(source.folder, config, mesh, dtype), config
     with store.CheckpointStore(source.folder, read_only=True) as reader:
-        if adapters.KEY in reader.meta(step):
+        meta = reader.meta(step)
+        if adapters.PRM_KEY in meta and PRM_SUBTREES[0] in subtrees:
+            return _load_merged(reader, mesh, dtype or "float32", config, step, prm=True)
+        if adapters.KEY in meta:
             return _load_merged(reader, mesh, dtype, config, step)
         model, meta = restore_model(reader, mesh, config, step, subtrees)
     config = _agree(source.folder, _config_of(meta, source.folder), config)
@@ -141,10 +144,17 @@ def restore_model(
 
 
 def _load_merged(
-    reader: store.CheckpointStore, mesh: Mesh, dtype: Any, config: ModelConfig | None, step
+    reader: store.CheckpointStore,
+    mesh: Mesh,
+    dtype: Any,
+    config: ModelConfig | None,
+    step: int | None,
+    *,
+    prm: bool = False,
 ) -> tuple[qwen2.Qwen2, ModelConfig]:
-    """The frozen model with the adapters of a step in its weights; merged in f32."""
-    found = adapters.restore(reader, mesh, step)
+    """The frozen model with the adapters of a step in its weights, those of the reward model with
+    `prm`; merged in f32. A reward model's few steps are lost where they are rounded to bfloat16."""
+    found = adapters.restore(reader, mesh, step, prm=prm)
     base, config = load_base(reader.folder, found.meta, mesh, config)
     merge = jax.jit(lambda base, tree: lora.merge(base, tree, found.lora), donate_argnums=0)
     merged = merge(cast(base, "float32"), found.tree)

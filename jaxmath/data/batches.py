@@ -84,34 +84,23 @@ class InMemory:
         return [self._examples[index] for index in indices]
 
 
-def encode_conversation(
-    tokenizer: Tokenizer, conversation: Conversation, max_tokens: int
-) -> SftExample:
-    """Ids of the whole chat, cut on the right at `max_tokens`; targets are assistant text and EOS.
-
-    A chat that was cut has no EOS target (open-instruct `finetune.py`, as INTELLECT-MATH ran it).
-    """
-    ids, mask = tokenizer.encode_chat_with_mask(conversation.messages)
-    tokens = np.asarray(ids[:max_tokens], np.int32)
-    loss_mask = np.asarray(mask[:max_tokens], bool)
-    loss_mask[:1] = False  # nothing comes before the first token
-    return SftExample(tokens, loss_mask)
-
-
 def encode_conversations(
     tokenizer: Tokenizer, conversations: Iterable[Conversation], max_tokens: int
 ) -> tuple[list[SftExample], EncodeCounts]:
-    """Examples in order, those without any target left out and counted."""
+    """Ids of whole chats, cut on the right at `max_tokens`; targets are assistant text and EOS.
+
+    A chat that was cut has no EOS target (open-instruct `finetune.py`, as INTELLECT-MATH ran it).
+    Examples are in order, those without any target left out and counted.
+    """
     examples, num_read, num_truncated = [], 0, 0
-    for conversation in conversations:
+    chats = (conversation.messages for conversation in conversations)
+    for ids, mask in tokenizer.encode_chats_with_mask(chats):
         num_read += 1
-        # One token more than allowed tells a chat that fits from one that is cut.
-        example = encode_conversation(tokenizer, conversation, max_tokens + 1)
-        if len(example.tokens) > max_tokens:
-            num_truncated += 1
-            example = SftExample(example.tokens[:max_tokens], example.loss_mask[:max_tokens])
-        if example.loss_mask.any():
-            examples.append(example)
+        num_truncated += len(ids) > max_tokens
+        tokens, loss_mask = ids[:max_tokens], mask[:max_tokens]
+        loss_mask[:1] = False  # nothing comes before the first token
+        if loss_mask.any():
+            examples.append(SftExample(tokens, loss_mask))
     num_without = num_read - len(examples)
     return examples, EncodeCounts(num_read, len(examples), num_truncated, num_without)
 

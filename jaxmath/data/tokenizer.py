@@ -12,10 +12,13 @@ only its EOS is a control token.
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import pathlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
 
 Message = dict[str, str]
 
@@ -48,6 +51,8 @@ CHAT_TEMPLATES = {
 }
 
 TOKENIZER_OWN = "tokenizer"
+
+CHATS_AT_A_TIME = 1024  # rendered by one core, then tokenised by all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,18 +158,45 @@ class Tokenizer:
         self, messages: Sequence[Message], add_generation_prompt: bool = False
     ) -> list[int]:
         """Ids of the chat; control tokens come from the template only, never from content."""
-        return [i for i, _ in self._ids_and_starts(self._parts(messages, add_generation_prompt))]
+        parts = self._parts(messages, add_generation_prompt)
+        found = [self.encode(text) if control is None else [control] for text, control in parts]
+        return list(itertools.chain.from_iterable(found))
 
-    def encode_chat_with_mask(self, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
-        """Ids of the chat, and for each whether it is assistant text or the EOS that ends it.
+    def encode_chats_with_mask(
+        self, chats: Iterable[Sequence[Message]]
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Of each chat its ids, i32[T], and whether each is assistant text or the EOS that ends it,
+        bool[T]. Some chats at a time, on all cores.
 
         The role tag before an assistant turn and what the template writes after its EOS are not
         supervised. A token that begins before the assistant's text is not either.
 
         Raises:
-          ValueError: the chat does not begin with a system or user message, or the template
-            changes what it wrote for earlier messages when later ones follow.
+          ValueError: a chat does not begin with a system or user message, or the template changes
+            what it wrote for earlier messages when later ones follow; at the latest when the chat's
+            turn comes.
         """
+        chats = iter(chats)
+        while block := list(itertools.islice(chats, CHATS_AT_A_TIME)):
+            found = [self._parts_and_spans(messages) for messages in block]
+            texts = [text for parts, _ in found for text, control in parts if control is None]
+            encodings = iter(self._text_backend.encode_batch(texts, add_special_tokens=False))
+            for parts, spans in found:
+                ids, starts = _ids_and_starts(parts, encodings)
+                mask = np.zeros(len(ids), bool)
+                for begin, end in spans:
+                    mask |= (begin <= starts) & (starts < end)
+                yield ids, mask
+
+    def save(self, folder: str | pathlib.Path) -> None:
+        """Write the tokenizer, with the chat template and EOS in force, for `AutoTokenizer`."""
+        self._hf.save_pretrained(str(folder))
+
+    def _encode_text(self, text: str):
+        return self._text_backend.encode(text, add_special_tokens=False)
+
+    def _parts_and_spans(self, messages: Sequence[Message]):
+        """`_parts` of the chat, and (begin, end) of each assistant turn in its characters."""
         if not messages or messages[0]["role"] == "assistant":
             raise ValueError("expected a chat that begins with a system or user message")
         parts = self._parts(messages, add_generation_prompt=False)
@@ -173,25 +205,14 @@ class Tokenizer:
         for i, message in enumerate(messages):
             if message["role"] == "assistant":
                 before = self.render(messages[:i], add_generation_prompt=True)
-                through = self.render(messages[: i + 1])
+                through = self.render(messages[: i + 1]) if i + 1 < len(messages) else text
                 if not (text.startswith(through) and through.startswith(before)):
                     raise ValueError(
                         "the chat template rewrites earlier messages when later ones follow, so "
                         "assistant text cannot be located; use chat_template chatml or tulu"
                     )
                 spans.append((len(before), _end_of_turn(parts, len(before), len(through))))
-        ids, mask = [], []
-        for token, start in self._ids_and_starts(parts):
-            ids.append(token)
-            mask.append(any(begin <= start < end for begin, end in spans))
-        return ids, mask
-
-    def save(self, folder: str | pathlib.Path) -> None:
-        """Write the tokenizer, with the chat template and EOS in force, for `AutoTokenizer`."""
-        self._hf.save_pretrained(str(folder))
-
-    def _encode_text(self, text: str):
-        return self._text_backend.encode(text, add_special_tokens=False)
+        return parts, spans
 
     def _parts(
         self, messages: Sequence[Message], add_generation_prompt: bool
@@ -220,18 +241,6 @@ class Tokenizer:
             for n, piece in enumerate(pieces)
             if piece
         ]
-
-    def _ids_and_starts(self, parts):
-        """(id, index of its first character in the rendered chat) for every token, in order."""
-        position = 0
-        for text, control_id in parts:
-            if control_id is not None:
-                yield control_id, position
-            else:
-                encoding = self._encode_text(text)
-                for token, (start, _) in zip(encoding.ids, encoding.offsets, strict=True):
-                    yield token, position + start
-            position += len(text)
 
 
 def train_small(
@@ -338,3 +347,23 @@ def _end_of_turn(parts, begin: int, end: int) -> int:
         if control_id is not None and begin < position <= end:
             ends.append(position)
     return ends[-1] if ends else end
+
+
+def _ids_and_starts(parts, encodings: Iterator) -> tuple[np.ndarray, np.ndarray]:
+    """Ids of a chat, i32, and the index of each one's first character in the rendered chat.
+
+    Args:
+      encodings: of the texts among the parts, in order; so many are taken.
+    """
+    ids, starts, position = [], [], 0
+    for text, control in parts:
+        if control is not None:
+            ids.append([control])
+            starts.append([position])
+        else:
+            encoding = next(encodings)
+            ids.append(encoding.ids)
+            starts.append([position + start for start, _ in encoding.offsets])
+        position += len(text)
+    flat = lambda lists, dtype: np.fromiter(itertools.chain.from_iterable(lists), dtype)  # noqa: E731
+    return flat(ids, np.int32), flat(starts, np.int64)

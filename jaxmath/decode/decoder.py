@@ -91,6 +91,11 @@ class DecodeConfig:
             )
 
     @property
+    def form(self) -> placement.Form:
+        """What the weights are made of."""
+        return placement.Form(self.dtype, self.int8_weights)
+
+    @property
     def buckets(self) -> tuple[int, ...]:
         """Prompt lengths, ascending, each with a prefill program; the last is the limit."""
         limit = self.max_prompt_tokens
@@ -108,6 +113,7 @@ class Decoder:
       detokenize: ids → text, for stop strings and `Completion.text`.
       per_request: compile every feature in, so that a request may bring options of its own.
       reserved: bytes of each device that others hold; None asks the devices.
+      weights: what `placement.decode_params` made, where it is there already; then no `load`.
     Raises:
       ValueError: sequences longer than the model's positions, stop ids outside the vocabulary,
         slots or heads that the mesh does not divide, stop strings without a detokenizer, or not
@@ -125,20 +131,21 @@ class Decoder:
         detokenize: Detokenize | None = None,
         per_request: bool = False,
         reserved: int | None = None,
+        weights: qwen2.DecodeParams | None = None,
     ):
         self.model, self.decode, self.sampling, self.mesh = model, decode, sampling_config, mesh
         self.detokenize = detokenize
         self.stop_ids = tuple(sorted(set(stop_ids)))
-        self.params: qwen2.DecodeParams | None = None
+        self.params = weights
         self.features = (
             sampling.Features.every() if per_request else sampling.Features.of(sampling_config)
         )
         self._check()
         length = decode.max_prompt_tokens + sampling_config.max_tokens
         dtype = decode.dtype or model.dtype
-        shape = placement.decode_shape(model, mesh)
+        self.form = decode.form
+        shape = placement.decode_shape(model, mesh, self.form)
         allocate = caches.choose(decode.cache, shape, mesh, dtype)
-        self.form = placement.Form(decode.dtype, decode.int8_weights)
         self.shards = mesh.shape["data"] * mesh.shape["fsdp"]
         init = functools.partial(
             engine.init,
@@ -149,7 +156,9 @@ class Decoder:
             features=self.features,
         )
         self._weights = placement.abstract(model, mesh, self.form)
-        reserved = memory.bytes_in_use(mesh) if reserved is None else reserved
+        if reserved is None:
+            ours = 0 if weights is None else memory.device_bytes(*self._weights)
+            reserved = max(memory.bytes_in_use(mesh) - ours, 0)
         self.memory = self._plan(init, length, reserved)
         self.slots = self.memory.slots
         self.refill = decode.refill_slots or max(1, self.slots // 8)
@@ -212,8 +221,12 @@ class Decoder:
 
     def load(self, model: qwen2.Qwen2) -> None:
         """Takes new weights: cast, cut into layers and laid out for decoding, in one program."""
-        self.params = None  # let go of the old ones first
+        self.release()
         self.params = placement.decode_params(model, self.mesh, self.form)
+
+    def release(self) -> None:
+        """Lets the weights go, until the next `load`. A cache lives no longer than its session."""
+        self.params = None
 
     def open(self, seed: int | None = None) -> Session:
         """A queue of its own over these programs and weights.
@@ -260,7 +273,7 @@ class Decoder:
             return memory.device_bytes(shapes, engine.state_shardings(mesh, shapes))
 
         need = memory.footprint(
-            placement.decode_shape(self.model, mesh),
+            placement.decode_shape(self.model, mesh, self.form),
             mesh.shape,
             weights=memory.device_bytes(*self._weights),
             state=(state_bytes(self.shards), state_bytes(2 * self.shards)),

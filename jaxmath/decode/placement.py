@@ -38,8 +38,11 @@ class Form:
 PLAIN = Form()
 
 
-def decode_shape(model: ModelConfig, mesh: Mesh) -> ModelConfig:
+def decode_shape(model: ModelConfig, mesh: Mesh, form: Form = PLAIN) -> ModelConfig:
     """The model as the decoder computes it: `num_kv_heads` at least the number of tensor shards.
+
+    Prompts are read with the attention of `model`, or where it cannot compute in the dtype of
+    `form`, with one that can.
 
     Query heads n*G … n*G+G-1 share key/value head n; with each head repeated r times, consecutive
     groups of G/r query heads share one copy, and nothing else changes. Heads that the mesh does
@@ -47,8 +50,9 @@ def decode_shape(model: ModelConfig, mesh: Mesh) -> ModelConfig:
     """
     shards, heads = mesh.shape["tensor"], model.num_kv_heads
     if shards <= heads or shards % heads or model.num_heads % shards:
-        return model
-    return dataclasses.replace(model, num_kv_heads=shards)
+        shards = heads
+    shape = dataclasses.replace(model, num_kv_heads=shards)
+    return shape.on_mesh(mesh, dtype=form.dtype, must=False)
 
 
 def decode_params(model: qwen2.Qwen2, mesh: Mesh, form: Form = PLAIN) -> qwen2.DecodeParams:
@@ -66,7 +70,7 @@ def abstract(
     model: ModelConfig, mesh: Mesh, form: Form = PLAIN
 ) -> tuple[qwen2.DecodeParams, qwen2.DecodeParams]:
     """Shapes and shardings of `decode_params`; uses no memory."""
-    place = functools.partial(unstack, shape=decode_shape(model, mesh), form=form)
+    place = functools.partial(unstack, shape=decode_shape(model, mesh, form), form=form)
     shapes = jax.eval_shape(place, qwen2.abstract(model))
     return shapes, shardings(shapes, mesh)
 
@@ -90,7 +94,7 @@ def unstack(model: qwen2.Qwen2, shape: ModelConfig, form: Form) -> qwen2.DecodeP
 @functools.lru_cache(maxsize=8)
 def program(config: ModelConfig, mesh: Mesh, form: Form = PLAIN):
     """The jitted `unstack` of a trainer's parameters, with its results placed."""
-    place = functools.partial(unstack, shape=decode_shape(config, mesh), form=form)
+    place = functools.partial(unstack, shape=decode_shape(config, mesh, form), form=form)
     return jax.jit(place, out_shardings=abstract(config, mesh, form)[1])
 
 

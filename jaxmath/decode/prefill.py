@@ -158,7 +158,7 @@ def admit(
 
 def _prefill(params: qwen2.DecodeParams, admission: Admission):
     """Keys and values of the packed rows, [R, T, K, H] per layer."""
-    attention = attention_kernels.ATTENTION[params.config.attention]
+    attention = attention_kernels.of(params.config.attention)
     keys, values = [], []
 
     def attend(q_RTNH, k_RTKH, v_RTKH):

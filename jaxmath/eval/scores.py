@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -45,14 +45,6 @@ class Score:
     mean_tokens: float  # of a response that was sampled, its stop token included
     median_tokens: float
     p95_tokens: float
-
-
-def by_benchmark(samples: Iterable[Sample]) -> dict[str, list[Sample]]:
-    """The samples of each benchmark, in order of first appearance."""
-    groups: dict[str, list[Sample]] = collections.defaultdict(list)
-    for sample in samples:
-        groups[sample.benchmark].append(sample)
-    return dict(groups)
 
 
 def score(

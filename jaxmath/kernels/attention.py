@@ -7,12 +7,26 @@ segment id and s <= t. A padding query (segment 0) gives zeros, and no gradient.
 
 q, k and v share a floating dtype, which the result has too; scores and softmax are float32. The
 scale is H ** -0.5. N is a multiple of K: query heads n*G .. n*G+G-1 share key/value head n.
+
+    reference       all scores at once, anywhere
+    chunked         some queries at a time, anywhere
+    splash          on TPUs                             (kernels.attention_splash)
+    cudnn           on NVIDIA GPUs, in 16 bits          (kernels.attention_cudnn)
+    cudnn_offsets   likewise, which is told where segments lie
+
+A config may also say `auto`: a run takes the best for its devices (kernels.attention_choice).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
+
+from jaxmath.kernels import attention_cudnn, attention_splash
+
+AUTO = "auto"
 
 NEG_INF = -1e30  # finite: a row of -inf would make softmax 0/0
 
@@ -79,4 +93,15 @@ def chunked(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT) -> jax.Array:
     return out.swapaxes(0, 1).reshape(B, num_chunks * chunk, N, H)[:, :T]
 
 
-ATTENTION = {"reference": reference, "chunked": chunked}
+ATTENTION = {
+    "reference": reference,
+    "chunked": chunked,
+    "splash": attention_splash.splash,
+    "cudnn": attention_cudnn.cudnn,
+    "cudnn_offsets": attention_cudnn.cudnn_offsets,
+}
+
+
+def of(name: str) -> Callable[..., jax.Array]:
+    """The entry of that name. For `auto` that no run has resolved, the one that runs anywhere."""
+    return chunked if name == AUTO else ATTENTION[name]

@@ -9,7 +9,10 @@ import dataclasses
 import math
 from typing import Any
 
+from jax.sharding import Mesh
+
 from jaxmath.kernels import attention as attention_kernels
+from jaxmath.kernels import attention_choice
 from jaxmath.kernels import logprobs as logprobs_kernels
 
 REMAT_POLICIES = ("none", "dots", "full")
@@ -33,7 +36,8 @@ HF_FIELDS = {
 class ModelConfig:
     """Shape of the network, and how it is computed.
 
-    attention: entry of `kernels.attention.ATTENTION` for training and scoring.
+    attention: entry of `kernels.attention.ATTENTION` for training and scoring; "auto": the best of
+      them for a run's devices.
     logprobs: entry of `kernels.logprobs.LOGPROBS`.
     remat: what the backward pass recomputes: "full" all of a block, "dots" all but matrix
       products, "none" nothing.
@@ -52,7 +56,7 @@ class ModelConfig:
     rms_norm_eps: float = 1e-6
     tie_embeddings: bool = False
     max_positions: int = 32768
-    attention: str = "chunked"
+    attention: str = attention_kernels.AUTO
     logprobs: str = "chunked"
     remat: str = "full"
     dtype: str = "bfloat16"
@@ -72,7 +76,7 @@ class ModelConfig:
         if self.head_dim % 2:
             raise ValueError(f"head_dim is {self.head_dim}; rotary embedding needs an even number")
         for name, table in (
-            ("attention", attention_kernels.ATTENTION),
+            ("attention", (attention_kernels.AUTO, *attention_kernels.ATTENTION)),
             ("logprobs", logprobs_kernels.LOGPROBS),
             ("remat", REMAT_POLICIES),
             ("dtype", DTYPES),
@@ -91,9 +95,19 @@ class ModelConfig:
         tables = self.vocab_size * D * (1 if self.tie_embeddings else 2)
         return tables + self.num_layers * block + D
 
+    def on_mesh(self, mesh: Mesh, *, dtype: str | None = None, must: bool = True) -> ModelConfig:
+        """The same with the attention that `mesh` can run: see `attention_choice.choose`.
+
+        dtype: of queries, keys and values, where it is not `self.dtype`.
+        """
+        heads = (self.num_heads, self.num_kv_heads, self.head_dim, dtype or self.dtype)
+        seen = attention_choice.Heads(*heads)
+        name = attention_choice.choose(self.attention, seen, mesh, must=must)
+        return dataclasses.replace(self, attention=name)
+
     def same_weights(self, other: ModelConfig) -> bool:
         """True if both describe the same parameters and function, whatever the way to compute."""
-        how = {"attention": "chunked", "logprobs": "chunked", "remat": "full", "dtype": "float32"}
+        how = {"attention": "auto", "logprobs": "chunked", "remat": "full", "dtype": "float32"}
         return dataclasses.replace(self, **how) == dataclasses.replace(other, **how)
 
 

@@ -9,6 +9,7 @@ decoder, which runs the same `Block` unrolled with an `attend` that reads a cach
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -124,7 +125,7 @@ class Qwen2(nnx.Module):
           segment_ids_BT: i32, 0 on padding; tokens see only their own segment, causally.
         """
         config = self.config
-        attention = attention_kernels.ATTENTION[config.attention]
+        attention = attention_kernels.of(config.attention)
 
         def body(x_BTD, block):
             attend = lambda q, k, v: attention(q, k, v, segment_ids_BT)  # noqa: E731
@@ -140,20 +141,56 @@ class Qwen2(nnx.Module):
         return project(hidden_BTD, head_DV)
 
     def token_logprobs(
-        self, tokens_BT, positions_BT, segment_ids_BT, *, temperature: float | jax.Array = 1.0
+        self,
+        tokens_BT,
+        positions_BT,
+        segment_ids_BT,
+        *,
+        temperature: float | jax.Array = 1.0,
+        needed_BT=None,
     ) -> jax.Array:
         """logprob_BT, f32: log p(token t | earlier tokens of its segment), logits / temperature.
 
-        0 where there is nothing to predict from: the first token of a segment, and padding. No
-        [B, T, V] array is made unless `config.logprobs` is "reference".
+        0 where there is nothing to predict from (the first token of a segment, padding) and where
+        `needed_BT`, bool, is false: the head is not applied there. No [B, T, V] array is made
+        unless `config.logprobs` is "reference".
         """
+        return self.token_scores(
+            tokens_BT, positions_BT, segment_ids_BT, temperature=temperature, needed_BT=needed_BT
+        ).logprob_BT
+
+    def token_scores(
+        self,
+        tokens_BT,
+        positions_BT,
+        segment_ids_BT,
+        *,
+        temperature: float | jax.Array = 1.0,
+        needed_BT=None,
+        entropy: bool = False,
+    ) -> logprobs_kernels.TokenScores:
+        """As `token_logprobs`, with the entropy of the distribution that each token was drawn from
+        where `entropy` is true."""
         hidden_BTD = self.hidden_states(tokens_BT, positions_BT, segment_ids_BT)
-        logprob = logprobs_kernels.LOGPROBS[self.config.logprobs]
-        next_BT = jnp.roll(tokens_BT, -1, axis=1)
-        logprob_BT = logprob(hidden_BTD, self.head(), next_BT, temperature)
         before_BT = jnp.pad(segment_ids_BT[:, :-1], ((0, 0), (1, 0)))
-        has_past_BT = (segment_ids_BT == before_BT) & (segment_ids_BT > 0)
-        return jnp.where(has_past_BT, jnp.roll(logprob_BT, 1, axis=1), 0.0)
+        scored_BT = (segment_ids_BT == before_BT) & (segment_ids_BT > 0)
+        if needed_BT is not None:
+            scored_BT &= needed_BT
+        # A token is predicted at the position before it.
+        back = functools.partial(jnp.roll, shift=-1, axis=1)
+        head_DV, head_axes = self.head_DV, logprobs_kernels.HEAD_AXES
+        if head_DV is None:  # the lookup table is not split over tensor
+            head_DV, head_axes = self.embed_VD[...].T, ("embed", "table_vocab")
+        found = logprobs_kernels.LOGPROBS[self.config.logprobs](
+            hidden_BTD,
+            head_DV[...],
+            back(tokens_BT),
+            temperature,
+            needed_BT=back(scored_BT),
+            entropy=entropy,
+            head_axes=head_axes,
+        )
+        return jax.tree.map(lambda x_BT: jnp.roll(x_BT, 1, axis=1), found)
 
 
 def embed(table_VD, tokens_BT, config: ModelConfig) -> jax.Array:

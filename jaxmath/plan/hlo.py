@@ -24,6 +24,7 @@ _CALLED = re.compile(
     r"(?:calls|to_apply|body|condition|branch_computations|true_computation|false_computation"
     r"|called_computations)=(\{[^}]*\}|%?[\w.\-]+)"
 )
+_CONTINUED = re.compile(r'\n(?="|\}[^\n])')  # what a kernel says of itself takes lines of its own
 _NAME = re.compile(r"%([^\s,(){}]+)")
 
 
@@ -149,23 +150,42 @@ class Program:
         """How often a `while` in `owner` turns; None where only the data say.
 
         A TPU's compiler does not write it down. It is then read off a condition `counter < limit`
-        and the counter's first value; counters count by one, as those of scans do.
+        and the counter's first value; counters count by one, as those of scans do. Of a condition
+        `counter < limit and …` it is the most that it may turn.
         """
         if loop.trip_count is not None:
             return loop.trip_count
-        condition = self[re.search(r"condition=%?([\w.\-]+)", loop.attributes)[1]]
-        test = condition.root
-        if test.opcode != "compare" or "direction=LT" not in test.attributes:
+        found = list(self._bounds(self[re.search(r"condition=%?([\w.\-]+)", loop.attributes)[1]]))
+        if len(found) != 1:
             return None
-        counter, limit = (condition[name] for name in test.operands)
-        place = re.search(r"index=(\d+)", counter.attributes)
-        if limit.opcode != "constant" or place is None:
-            return None
+        [(place, limit)] = found
         first = owner[loop.operands[0]]
         if first.opcode == "tuple":
-            first = owner[first.operands[int(place[1])]]
+            first = owner[first.operands[place]]
         start = int(first.arguments) if first.opcode == "constant" else 0
-        return max(int(limit.arguments) - start, 0)
+        return max(limit - start, 0)
+
+    def _bounds(self, condition: Computation) -> Iterator[tuple[int, int]]:
+        """Of a loop's condition: (place in the carried tuple, constant it has to stay under)."""
+        where, given = condition, {}
+        if condition.root.opcode == "fusion":
+            [name] = condition.root.called
+            where = self[name]
+            given = dict(
+                zip((p.name for p in where.parameters), condition.root.operands, strict=True)
+            )
+
+        def resolved(name: str) -> Instruction:
+            return condition[given[name]] if name in given else where[name]
+
+        root = where.root
+        tests = [where[name] for name in root.operands] if root.opcode == "and" else [root]
+        for test in tests:
+            if test.opcode == "compare" and "direction=LT" in test.attributes:
+                counter, limit = (resolved(name) for name in test.operands)
+                place = re.search(r"index=(\d+)", counter.attributes)
+                if limit.opcode == "constant" and place is not None:
+                    yield int(place[1]), int(limit.arguments)
 
     def reached(self, start: Computation) -> Iterator[tuple[Computation, Instruction]]:
         """All instructions that run under `start`, those of called computations included."""
@@ -189,7 +209,7 @@ def parse(text: str) -> Program:
     computations: dict[str, Computation] = {}
     entry = name = None
     body: dict[str, Instruction] = {}
-    for line in text.splitlines():
+    for line in _CONTINUED.sub(" ", text).splitlines():
         if found := _HEADER.match(line):
             name, body = found[2], {}
             entry = name if found[1] else entry

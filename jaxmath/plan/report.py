@@ -12,6 +12,7 @@ HEADER = (
     *("program", "args", "temp", "beside", "peak"),
     *("TFLOP", "/model", "GB moved", "GB linked", "at least", "bound by", "compiled"),
 )
+TIGHT = 0.97  # share of a device's memory above which an allocator's fragments may decide
 ON_THE_LEFT = ("program", "bound by")
 
 LEGEND = (
@@ -28,7 +29,7 @@ def text(title: Sequence[str], plan: Plan) -> str:
     blocks = [title]
     if plan.rows:
         blocks += [table(plan), LEGEND]
-    blocks += [[*_links(plan), *_resident(plan), *_step(plan)], [verdict(plan)]]
+    blocks += [[*_links(plan), *_resident(plan), *_step(plan)], [*_fullest(plan), verdict(plan)]]
     return "\n\n".join("\n".join(lines) for lines in blocks if lines)
 
 
@@ -56,7 +57,11 @@ def verdict(plan: Plan) -> str:
         return f"DOES NOT FIT: {rows} of the {have}"
     row = plan.fullest
     share = row.total / plan.chip.memory
-    return f"FITS: {gib(row.total)} of the {have} at the fullest, {row.program.name} ({share:.0%})"
+    tight = ", which leaves little for fragments" if share > TIGHT else ""
+    return (
+        f"FITS: {gib(row.total)} of the {have} at the fullest, {row.program.name} "
+        f"({share:.0%}){tight}"
+    )
 
 
 def _cells(row: Row, plan: Plan) -> tuple[str, ...]:
@@ -97,7 +102,25 @@ def _links(plan: Plan) -> list[str]:
 
 def _resident(plan: Plan) -> list[str]:
     parts = ", ".join(f"{name} {gib(size)}" for name, size in plan.job.parts.items())
-    return [f"resident, GiB: {parts}"]
+    lines = [f"resident, GiB: {parts}"]
+    if plan.job.host:
+        parts = ", ".join(f"{name} {gib(size)}" for name, size in plan.job.host.items())
+        whole = sum(plan.job.host.values()) * plan.num_devices
+        lines.append(f"in the hosts' memory, GiB per device: {parts} ({gib(whole)} in all)")
+    return lines
+
+
+def _fullest(plan: Plan) -> list[str]:
+    """What the memory is taken by at its fullest, the largest first."""
+    row = plan.fullest
+    if row is None:
+        return []
+    names = (*row.program.holds, *row.program.beside)
+    shares = {name: plan.job.parts[name] for name in names}
+    shares["its own"] = max(row.total - sum(shares.values()), 0)
+    largest = sorted(shares.items(), key=lambda share: -share[1])
+    taken = " + ".join(f"{name} {gib(size)}" for name, size in largest if size > 0.001 * row.total)
+    return [f"{row.program.name}, GiB: {taken}"]
 
 
 def _step(plan: Plan) -> list[str]:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+from flax import nnx
 
 from jaxmath.decode import memory
 from jaxmath.plan import programs
@@ -25,7 +26,8 @@ IN_HOST_MEMORY = ("pinned_host", "unpinned_host")
 class Job:
     """One run on one mesh.
 
-    parts: resident arrays by name → bytes per device. step: what a step is, in words; tokens: that
+    parts: resident arrays by name → bytes per device. host: those that lie in the memory of the
+      devices' host between their uses, likewise. step: what a step is, in words; tokens: that
       it works on, over all devices. refusals: why it cannot run at all, before any compilation.
     notes: what the estimate assumes.
     """
@@ -36,6 +38,7 @@ class Job:
     tokens: int
     refusals: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    host: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +95,7 @@ class Plan:
             "fits": self.fits,
             "refusals": list(self.job.refusals),
             "parts": dict(self.job.parts),
+            "host_parts": dict(self.job.host),
             "programs": [_row_dict(row, self.num_devices) for row in self.rows],
             "step": {
                 "what": self.job.step,
@@ -138,8 +142,26 @@ def measure(
 def device_bytes(tree: Any) -> int:
     """Bytes on one device of an abstract tree that says where its arrays lie; not those in the
     host's memory."""
-    leaves = [x for x in jax.tree.leaves(tree) if x.sharding.memory_kind not in IN_HOST_MEMORY]
-    return memory.device_bytes(leaves, [x.sharding for x in leaves])
+    return _bytes(tree, on_host=False)
+
+
+def host_bytes(tree: Any) -> int:
+    """Bytes in the host's memory for one device, of such a tree."""
+    return _bytes(tree, on_host=True)
+
+
+def _bytes(tree: Any, *, on_host: bool) -> int:
+    is_variable = lambda x: isinstance(x, nnx.Variable)  # noqa: E731
+    found = []
+    for leaf in jax.tree.leaves(tree, is_leaf=is_variable):
+        # A GPU that is not here forgets what its shardings say of memory; a moment says it itself.
+        said = leaf.get_metadata().get("memory") if is_variable(leaf) else None
+        found += [
+            x
+            for x in jax.tree.leaves(leaf)
+            if ((said or x.sharding.memory_kind) in IN_HOST_MEMORY) == on_host
+        ]
+    return memory.device_bytes(found, [x.sharding for x in found])
 
 
 def _row_dict(row: Row, num_devices: int) -> dict[str, Any]:

@@ -26,6 +26,8 @@ from jaxmath.plan.hlo import Array, Computation, Instruction, Program
 from jaxmath.plan.traffic import COLLECTIVES
 
 _CUBLAS = re.compile(r"\"lhs_contracting_dimensions\":\[([^\]]*)\]")
+_CUDNN = re.compile(r"__cudnn\$fmha\w+")
+_SPLASH = re.compile(r"splash_m[hq]a_(fwd|dq|dkv)_")
 _ESTIMATE = re.compile(r"\"cost_estimate\":\{[^{}]*\"flops\":\"?(\d+)")
 
 
@@ -135,6 +137,10 @@ def _flops(owner: Computation, i: Instruction) -> float:
     if i.opcode == "convolution":
         return _convolution(owner, i)
     if i.opcode == "custom-call":
+        if found := _CUDNN.search(i.attributes):
+            return _cudnn(owner, i, 5 if "Backward" in found[0] else 2)
+        if found := _SPLASH.search(f"{i.name} {i.op_name}"):
+            return _splash(owner, i, {"fwd": 2, "dq": 3, "dkv": 4}[found[1]])
         if found := _CUBLAS.search(i.attributes):
             axes = tuple(int(n) for n in re.findall(r"\d+", found[1]))
             return _dot(i, owner[i.operands[0]].shape[0], axes)
@@ -145,6 +151,24 @@ def _flops(owner: Computation, i: Instruction) -> float:
 
 def _dot(i: Instruction, lhs: Array, contracted: tuple[int, ...]) -> float:
     return 2.0 * i.shape[0].size * math.prod(lhs.dims[axis] for axis in contracted)
+
+
+def _cudnn(owner: Computation, i: Instruction, products: int) -> float:
+    """Attention: so many products of each query with each key it may see. q_BTNH, k_BSKH, …"""
+    q_BTNH, k_BSKH = (owner[name].shape[0] for name in i.operands[:2])
+    num_keys = k_BSKH.dims[1]
+    share = (num_keys + 1) / (2 * num_keys) if "CAUSAL" in i.attributes else 1.0
+    return 2.0 * products * q_BTNH.size * num_keys * share
+
+
+def _splash(owner: Computation, i: Instruction, products: int) -> float:
+    """The same on a TPU, of whole blocks. The first operand has a number for each block of queries
+    and keys, of which those above the diagonal are skipped; then q_BNTH and k_BKSH, where there is
+    a B."""
+    blocks, *rest = (owner[name].shape[0] for name in i.operands)
+    q_BNTH, k_BKSH, *_ = (array for array in rest if "f" in array.dtype)
+    share = (blocks.dims[-1] + 1) / (2 * blocks.dims[-1])
+    return 2.0 * products * q_BNTH.size * k_BKSH.dims[-2] * share
 
 
 def _convolution(owner: Computation, i: Instruction) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+from jaxmath.model import lora
 from jaxmath.rl import advantages, packing, policy_loss, process_rewards
 from jaxmath.rl.rollouts import RolloutConfig
 from jaxmath.train.optimizer import OptimizerConfig
@@ -17,6 +18,8 @@ class RlConfig(RolloutConfig):
     advantage: entry of `advantages.ESTIMATORS`; gamma_outcome, gamma_process: its discounts.
     prm: learn an implicit process reward model and add its rewards; false: outcomes alone, as in
       GRPO, and neither a PRM nor (with `kl_coef` 0) a reference model exists.
+    prm_lora: the PRM is adapters beside the reference, which is then the only other copy of the
+      model; null: a model of its own. It is computed in the reference's dtype, without dropout.
     beta: β of the PRM's loss (and of its rewards with `prm_norm` none).
     prm_granularity: pay the process reward at every "token", or the "whole" of it at the last.
     prm_norm: entry of `process_rewards.NORMS`; prm_norm_groups: ranks that normalise apart (1: none
@@ -32,6 +35,7 @@ class RlConfig(RolloutConfig):
     loss_reduction: entry of `policy_loss.REDUCTIONS`.
     kl_coef: of the term kl_coef · KL(policy ‖ reference) of the policy's loss; kl_estimator: entry
       of `policy_loss.KL_ESTIMATORS`, also of the metric `actor/kl_ref`.
+    entropy_coef: of the term -entropy_coef · entropy of the policy's loss, at `temperature`.
     importance_cap: weigh each token's loss with min(π_trainer / π_decoder, cap); null: do not.
     max_mismatch: stop the run where trainer and decoder differ by more than so many nats in the
       mean over a step's tokens; null: never.
@@ -48,6 +52,7 @@ class RlConfig(RolloutConfig):
     gamma_outcome: float = 1.0
     gamma_process: float = 1.0
     prm: bool = True
+    prm_lora: lora.LoraConfig | None = None
     beta: float = 0.05
     prm_granularity: Literal["token", "whole"] = "token"
     prm_norm: str = "batch_norm"
@@ -62,6 +67,7 @@ class RlConfig(RolloutConfig):
     loss_reduction: str = "sequence_mean"
     kl_coef: float = 0.0
     kl_estimator: str = "k3"
+    entropy_coef: float = 0.0
     importance_cap: float | None = None
     max_mismatch: float | None = None
     policy_minibatch_size: int = 256
@@ -103,8 +109,9 @@ class RlConfig(RolloutConfig):
             value = getattr(self, field)
             if value is not None and not value > 0:
                 raise ValueError(f"{field} is {value}; expected a number > 0, or null")
-        if not self.kl_coef >= 0:
-            raise ValueError(f"kl_coef is {self.kl_coef}; expected a number >= 0")
+        for field in ("kl_coef", "entropy_coef"):
+            if not getattr(self, field) >= 0:
+                raise ValueError(f"{field} is {getattr(self, field)}; expected a number >= 0")
         for field in ("gamma_outcome", "gamma_process"):
             if not 0 <= getattr(self, field) <= 1:
                 raise ValueError(f"{field} is {getattr(self, field)}; expected a number in [0, 1]")
@@ -113,7 +120,28 @@ class RlConfig(RolloutConfig):
                 f"prm_score is 'gradient' and prm_update is {self.prm_update!r}; scores come from "
                 "the update's own pass only where it is 'after'"
             )
+        self._check_adapters()
         self._check_parts()
+
+    def _check_adapters(self):
+        if self.prm_lora is None:
+            return
+        if not self.prm or self.ref_type != "freeze":
+            raise ValueError(
+                f"prm_lora is set with prm {str(self.prm).lower()} and ref_type {self.ref_type!r}; "
+                "adapters need a PRM, and the frozen reference beside them: set prm to true and "
+                "ref_type to 'freeze', or prm_lora to null"
+            )
+        if self.prm_lora.dropout:
+            raise ValueError(
+                f"prm_lora.dropout is {self.prm_lora.dropout}; the PRM is trained as it scores, "
+                "without dropout: leave it out"
+            )
+        if self.prm_lora.base_dtype is not None:
+            raise ValueError(
+                f"prm_lora.base_dtype is {self.prm_lora.base_dtype}; the adapters' base is the "
+                "reference: leave it out, and set the run's ref_dtype"
+            )
 
     def _check_parts(self):
         rows = self.num_prompts * self.num_responses

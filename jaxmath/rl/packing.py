@@ -138,11 +138,14 @@ def sum_by_response(x_BT, batch: RolloutBatch, place_BT) -> jax.Array:
 
 
 def logprobs(params: Any, batch: RolloutBatch, rows: Rows, temperature, shape: Shape) -> jax.Array:
-    """logprob_BT, f32, of the responses in `rows` and their prompts; 0 elsewhere."""
+    """logprob_BT, f32, of the tokens of the responses in `rows`; 0 elsewhere."""
 
     def one(i, out_BT):
         place_BT = _microbatch(rows, i, shape)
-        part_BT = params.token_logprobs(*inputs(batch, place_BT), temperature=temperature)
+        needed_BT = pick(batch.response_mask_BT, place_BT) > 0
+        part_BT = params.token_logprobs(
+            *inputs(batch, place_BT), temperature=temperature, needed_BT=needed_BT
+        )
         return jax.lax.dynamic_update_slice_in_dim(out_BT, part_BT, i * shape.microbatch_rows, 0)
 
     start_BT = jnp.zeros(rows.place_BT.shape, jnp.float32)

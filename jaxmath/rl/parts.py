@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmath.metrics import Mean
+from jaxmath.model import lora as lora_lib
 from jaxmath.rl import advantages, packing, policy_loss, process_rewards
 from jaxmath.rl.config import RlConfig
 from jaxmath.rl.rollouts import RolloutBatch
@@ -38,9 +39,12 @@ class Parts(NamedTuple):
     """The programs of an update; pure functions until `jax.jit` is mapped over them.
 
     score: (params, batch, rows, temperature) → logprob_BT of the responses in `rows`, 0 elsewhere.
+    adapted: (ref, adapters, share, texts, rows, temperature) → as `score`, of the reference with
+      `share` of what its adapters change: 1 is the PRM of `prm_lora`, 0 the reference itself.
     like: (params, ref) → params in the dtypes of `ref`.
     mismatch: batch → measures of how far decoder and trainer are apart, f32[] each.
-    prm: (state, batch, ref_logprob_BT, rows) → (state, report, logprob_BT), one update of the PRM.
+    prm: (state, batch, ref_logprob_BT, rows, ref) → (state, report, logprob_BT), one update of the
+      PRM; ref: what `prm_lora` adapts, else None.
     advantages: (batch, prm_logprob_BT, ref_logprob_BT) → (Intermediates, metrics).
     policy: (state, batch, advantage_BT, ref_logprob_BT, rows) → (state, report, logprob_BT), one
       update.
@@ -50,6 +54,7 @@ class Parts(NamedTuple):
     """
 
     score: Callable[..., Any]
+    adapted: Callable[..., Any]
     like: Callable[..., Any]
     mismatch: Callable[..., Any]
     prm: Callable[..., Any]
@@ -61,6 +66,7 @@ def make(config: RlConfig, policy_optimizer: Optimizer, prm_optimizer: Optimizer
     """The parts of a config's update, to be compiled."""
     return Parts(
         score=functools.partial(packing.logprobs, shape=config.rows(config.score_size)),
+        adapted=functools.partial(_adapted_logprobs, config=config),
         like=lambda params, ref: jax.tree.map(lambda p, r: p.astype(r.dtype), params, ref),
         mismatch=functools.partial(_mismatch, config=config),
         prm=functools.partial(update_prm, config=config, optimizer=prm_optimizer),
@@ -69,11 +75,33 @@ def make(config: RlConfig, policy_optimizer: Optimizer, prm_optimizer: Optimizer
     )
 
 
+def _adapted_logprobs(
+    ref: Any,
+    adapters: Any,
+    share: jax.Array,
+    batch: RolloutBatch,
+    rows: packing.Rows,
+    temperature,
+    *,
+    config: RlConfig,
+) -> jax.Array:
+    """One program for PRM and reference: where the adapters change nothing, the two are bit for bit
+    equal, since 0 is added to the same products."""
+    part = {"layers": {name: _with_share(ab, share) for name, ab in adapters["layers"].items()}}
+    model = lora_lib.attach(ref, part, config.prm_lora)
+    return packing.logprobs(model, batch, rows, temperature, config.rows(config.score_size))
+
+
+def _with_share(pair: dict[str, Any], share: jax.Array) -> dict[str, Any]:
+    return {"a": pair["a"], "b": pair["b"].replace(pair["b"].get_value() * share)}
+
+
 def update_prm(
     state: train_state.TrainState,
     batch: RolloutBatch,
     ref_logprob_BT,
     rows: packing.Rows,
+    ref: Any = None,
     *,
     config: RlConfig,
     optimizer: Optimizer,
@@ -81,11 +109,16 @@ def update_prm(
     """One update of the PRM on the responses in `rows`: (state, report, logprob_BT or None)."""
 
     def loss_sum(params, place_BT):
-        prm_logprob_BT = params.token_logprobs(*packing.inputs(batch, place_BT))
+        if config.prm_lora is not None:
+            params = lora_lib.attach(ref, params, config.prm_lora)
+        mask_BT = packing.pick(batch.response_mask_BT, place_BT)
+        prm_logprob_BT = params.token_logprobs(
+            *packing.inputs(batch, place_BT), needed_BT=mask_BT > 0
+        )
         score_BT = process_rewards.token_scores(
             prm_logprob_BT,
             packing.pick(ref_logprob_BT, place_BT),
-            packing.pick(batch.response_mask_BT, place_BT),
+            mask_BT,
         )
         score_B = packing.sum_by_response(score_BT, batch, place_BT)
         loss_B = process_rewards.cross_entropy(score_B, batch.outcome_reward_B, beta=config.beta)
@@ -155,8 +188,11 @@ def update_policy(
 
     def loss_sum(params, place_BT):
         at = functools.partial(packing.pick, place_BT=place_BT)
-        logprob_BT = params.token_logprobs(
-            *packing.inputs(batch, place_BT), temperature=config.temperature
+        logprob_BT, entropy_BT = params.token_scores(
+            *packing.inputs(batch, place_BT),
+            temperature=config.temperature,
+            needed_BT=at(batch.response_mask_BT) > 0,
+            entropy=True,
         )
         if batch.old_logprob_BT is None:
             old_BT = jax.lax.stop_gradient(logprob_BT)
@@ -174,7 +210,7 @@ def update_policy(
         sums = {
             "clipfrac": policy_loss.reduce(clipped_BT, share),
             "kl": policy_loss.reduce(old_BT - logprob_BT, share),
-            "surprise": policy_loss.reduce(-logprob_BT, share),
+            "entropy": policy_loss.reduce(entropy_BT, share),
         }
         if ref_logprob_BT is not None:
             # d, not the KL, is masked: what lies outside the response may overflow in exp.
@@ -183,6 +219,8 @@ def update_policy(
             sums["kl_ref"] = policy_loss.reduce(kl_BT, share)
             if config.kl_coef:
                 loss_BT = loss_BT + config.kl_coef * kl_BT
+        if config.entropy_coef:
+            loss_BT = loss_BT - config.entropy_coef * entropy_BT
         return policy_loss.reduce(loss_BT, at(weight_BT)), (sums, kept)
 
     shape = config.rows(config.policy_minibatch_size)

@@ -3,9 +3,10 @@
     score → process reward model → process rewards → advantages → policy
 
 Three models of one architecture, all started from the SFT model: `policy` and `prm` learn, `ref`
-does not. With `prm` false the middle falls out, and GRPO and its kin remain. Where the released
-code and the paper differ we follow the code, and the file of that step says so; accidents of the
-code are options that are off.
+does not. With `prm_lora` the PRM is adapters beside `ref`, and there is no third copy. With `prm`
+false the middle falls out, and GRPO and its kin remain. Where the released code and the paper
+differ we follow the code, and the file of that step says so; accidents of the code are options that
+are off.
 
 The update is a few compiled programs (`rl.parts`) that the host calls one after the other, so that
 each can be timed, planned and given the memory of the others.
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -56,13 +58,15 @@ def reference(params: Any, dtype: str) -> Any:
 def score(
     params: Any, batch: RolloutBatch, temperature: float, *, config: RlConfig, parts: Parts
 ) -> jax.Array:
-    """logprob_BT, f32: natural log-probability of each token given those before it.
+    """logprob_BT, f32: natural log-probability of each response token given those before it, 0
+    elsewhere.
 
     What `old_logprob_BT` is filled with: the sampling policy's parameters, at the temperature of
     sampling. The decoder's own numbers are not used for it: they come from another program. A run
     whose steps have one update (`config.on_policy`) leaves this pass out.
     """
-    return _score(params, batch, _in_order(batch, config, config.score_size), temperature, parts)
+    plans = _in_order(batch, config, config.score_size)
+    return _score(functools.partial(parts.score, params), batch, plans, temperature)
 
 
 def prime_update(
@@ -97,7 +101,7 @@ def prime_update(
         )
     prm, prm_logprob_BT, metrics = state.prm, None, {}
     with phase("ref"):
-        ref_logprob_BT, ref_policy_BT = _reference_logprobs(ref, batch, config, parts)
+        ref_logprob_BT, ref_policy_BT = _reference_logprobs(ref, prm, batch, config, parts)
         jax.block_until_ready((ref_logprob_BT, ref_policy_BT))
     if config.prm:
         with phase("prm"):
@@ -118,33 +122,37 @@ def prime_update(
 
 
 def _score(
-    params: Any,
+    program: Callable[..., jax.Array],
     batch: RolloutBatch,
     plans: Sequence[packing.Rows],
     temperature: float,
-    parts: Parts,
 ) -> jax.Array:
+    """logprob_BT of all rows of the plans by `program`: (texts, rows, temperature) → logprob_BT."""
     # Without log-probabilities, so that one program takes it before and after they are known.
     texts = batch._replace(old_logprob_BT=None, decoder_logprob_BT=None)
-    logprob_BT = parts.score(params, texts, plans[0], np.float32(temperature))
+    logprob_BT = program(texts, plans[0], np.float32(temperature))
     for rows in plans[1:]:
-        logprob_BT = logprob_BT + parts.score(params, texts, rows, np.float32(temperature))
+        logprob_BT = logprob_BT + program(texts, rows, np.float32(temperature))
     return logprob_BT
 
 
-def _reference_logprobs(ref, batch, config: RlConfig, parts: Parts):
+def _reference_logprobs(ref, prm, batch, config: RlConfig, parts: Parts):
     """Of the reference: (logprob_BT for the PRM, logprob_BT for the KL of the policy), or None.
 
     They differ where the temperature is not 1: the PRM's is 1, the policy's that of sampling.
     """
     if config.ref_type == "policy":
         return batch.old_logprob_BT, batch.old_logprob_BT
-    for_prm = score(ref, batch, 1.0, config=config, parts=parts) if config.prm else None
+    program = functools.partial(parts.score, ref)
+    if config.prm_lora is not None:
+        program = functools.partial(parts.adapted, ref, prm.params, np.float32(0))
+    plans = _in_order(batch, config, config.score_size)
+    for_prm = _score(program, batch, plans, 1.0) if config.prm else None
     if not config.has_kl:
         return for_prm, None
     if config.prm and config.temperature == 1:
         return for_prm, for_prm
-    return for_prm, score(ref, batch, config.temperature, config=config, parts=parts)
+    return for_prm, _score(program, batch, plans, config.temperature)
 
 
 def _train_prm(
@@ -164,9 +172,12 @@ def _train_prm(
 
     def scored(state, plans):
         params = state.params
+        if config.prm_lora is not None:
+            program = functools.partial(parts.adapted, ref, params, np.float32(1))
+            return _score(program, batch, plans, 1.0)
         if ref is not None and not _same_dtypes(params, ref):
             params = parts.like(params, ref)
-        return _score(params, batch, plans, 1.0, parts)
+        return _score(functools.partial(parts.score, params), batch, plans, 1.0)
 
     plans = _in_order(batch, config, config.prm_minibatch_size)
     if config.prm_update == "none":
@@ -175,7 +186,8 @@ def _train_prm(
     for rows in plans:
         apart = config.prm_update == "after" and config.prm_score == "apart"
         logprob_BT = scored(state, [rows]) if apart else None
-        state, report, found_BT = parts.prm(state, batch, ref_logprob_BT, rows)
+        base = None if config.prm_lora is None else ref
+        state, report, found_BT = parts.prm(state, batch, ref_logprob_BT, rows, base)
         logprob_BT = found_BT if logprob_BT is None else logprob_BT
         prm_logprob_BT = logprob_BT if prm_logprob_BT is None else prm_logprob_BT + logprob_BT
         reports.append(report)
@@ -207,7 +219,7 @@ def _train_policy(
         "kl": "actor/ppo_kl",
         "clipfrac": "actor/pg_clipfrac",
         "kl_ref": "actor/kl_ref",
-        "surprise": "actor/entropy_estimate",
+        "entropy": "actor/entropy",
     }
     metrics = {
         ours: _mean_of_taken(reports, name) for name, ours in names.items() if name in reports

@@ -112,10 +112,15 @@ def _answer(
     seeded = dataclasses.replace(config.sampling, seed=config.seed)
     total = len(questions) * config.num_samples
     with jax.set_mesh(mesh), Progress("generate", total, "responses") as progress:
-        model = models.load(config, mesh)
-        responder = respond.Responder(model.config, config.decode, seeded, tokens, mesh, None)
-        responder.set_model(model)
-        del model  # the decoder has weights of its own
+        responder = respond.Responder(
+            models.model_config(config),
+            config.decode,
+            seeded,
+            tokens,
+            mesh,
+            None,
+            models.decoder_weights(config, mesh),
+        )
         for response in responder.answer(questions, range(config.num_samples), on_update=on_update):
             progress.update(1, len(response.tokens))
             problem = by_id[response.question]

@@ -13,10 +13,12 @@ from jax.sharding import Mesh
 
 from jaxmath import config as config_lib
 from jaxmath import sharding
-from jaxmath.checkpoint import digest, source, store, trees
+from jaxmath.checkpoint import adapters, digest, source, store, trees
 from jaxmath.data import tokenizer
+from jaxmath.decode import placement
 from jaxmath.model import qwen2
 from jaxmath.model.config import ModelConfig
+from jaxmath.model.lora import LoraConfig
 
 TOKENIZER_FOLDER = "tokenizer"  # beside checkpoints/, in a run folder
 
@@ -61,17 +63,40 @@ def model_config(config: Any) -> ModelConfig:
     return config.model
 
 
+def shape_on(config: Any, mesh: Mesh) -> ModelConfig:
+    """The shape, with the attention that the run uses on `mesh`.
+
+    A shape that `config.model` states is not compared with `config.init_from`, which spares a visit
+    to the hub; `load` does that.
+
+    Raises:
+      ValueError: `config.model.attention` names one that cannot be used there.
+    """
+    return _on_mesh(config, config.model or model_config(config), mesh)
+
+
+def _on_mesh(config: Any, shape: ModelConfig, mesh: Mesh) -> ModelConfig:
+    # What a checkpoint was computed with is no wish of whoever loads it.
+    return shape.on_mesh(mesh, must=config.model is not None)
+
+
 def load(config: Any, mesh: Mesh, *, dtype: str | None = None) -> qwen2.Qwen2:
     """Parameters on their shards: read from `config.init_from`, or random from `config.seed`.
 
     dtype: of the parameters; None keeps that of the files.
     """
-    shape = model_config(config)
+    shape = _on_mesh(config, model_config(config), mesh)
     if config.init_from is None:
         params = qwen2.init_sharded(shape, jax.random.key(config.seed), mesh)
         return params if dtype in (None, "float32") else cast(params, dtype)
     path = checkpoint_path(config.init_from)
     return source.load_model(path, mesh, dtype=dtype, config=shape)[0]
+
+
+def decoder_weights(config: Any, mesh: Mesh) -> qwen2.DecodeParams:
+    """The run's model as its decoder holds it; the loaded one is gone when this returns."""
+    placed = placement.decode_params(load(config, mesh), mesh, config.decode.form)
+    return jax.block_until_ready(placed)
 
 
 def stored_dtype(config: Any) -> str:
@@ -118,11 +143,11 @@ def config_of(meta: dict[str, Any]) -> ModelConfig:
     return config_lib.from_dict(ModelConfig, meta["model"], "checkpoint")
 
 
-def base_meta(config: Any, base: qwen2.Qwen2) -> dict[str, Any]:
-    """What the checkpoint of adapters says of the model they belong to."""
-    path = checkpoint_path(config.init_from)
+def base_meta(init_from: str, base: qwen2.Qwen2, lora: LoraConfig, digest: str) -> dict[str, Any]:
+    """What the checkpoint of adapters says of the model they belong to, whose `digest` it is."""
+    path = checkpoint_path(init_from)
     return {
-        "base": {"digest": digest_of(base), "lora": config_lib.to_dict(config.lora)},
+        "base": {"digest": digest, "lora": config_lib.to_dict(lora)},
         "base_path": str(pathlib.Path(path).absolute()) if pathlib.Path(path).exists() else path,
         "base_dtype": str(base.embed_VD[...].dtype),
     }
@@ -156,6 +181,8 @@ def _check_same_run(checkpoints: store.CheckpointStore, saved: Any, ours: Any) -
     # How the model is computed may change on resume; what it is, and what it learns from, may not.
     same = {"model": config_of(saved).same_weights(config_of(ours))}
     same |= {what: saved.get(what) == ours.get(what) for what in ("data", "reference", "base")}
+    prm = [about.get(adapters.PRM_KEY, {}).get("base") for about in (saved, ours)]
+    same["reward model"] = prm[0] == prm[1]
     if changed := [what for what, is_same in same.items() if not is_same]:
         raise ValueError(
             f"{checkpoints.folder} was written by a run with another {' and '.join(changed)} than "

@@ -81,7 +81,7 @@ class Answer:
 
     def _title(self) -> list[str]:
         asked, mesh = self.question, self.mesh
-        shape = self.config.model or plan_jobs.models.model_config(self.config)
+        shape = plan_jobs.models.shape_on(self.config, mesh)
         sizes = ", ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
         chip = self.plan.chip
         return [
@@ -190,8 +190,12 @@ def _keys(path: pathlib.Path, depth: int = 0) -> set[str]:
 
 
 def on_cpu_alone() -> None:
-    """Keeps this process off accelerators: nothing runs on one, and another may be using it."""
+    """Keeps this process off accelerators: nothing runs on one, and another may be using it.
+
+    Programs for absent devices cannot be loaded, so a cache of them would only fill up and warn.
+    """
     jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_enable_compilation_cache", False)
 
 
 def ask(

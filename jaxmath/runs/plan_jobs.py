@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh
@@ -25,14 +25,14 @@ from jaxmath.train import optimizer as optimizer_lib
 
 MANY = 10**6  # updates of a run whose data are not looked at; no program depends on it
 STORED = "bfloat16"  # in which Qwen publishes its weights
-KEEP_LOADED = ("synth", "eval")  # verbs that may make a second decoder from the loaded weights
 WEIGHTS, CACHE = "decoder's weights", "decoder's cache"
+SCORED = "PRM as it is scored"  # its parameters in the reference's dtype, for as long as that takes
 RESPONSE_SHARE = 4  # a mean prompt or response is taken to be this part of its limit
 
 
 def sft_job(config: sft.SftRun, mesh: Mesh, response_tokens: int | None = None) -> Job:
     """The train step; its state stays in memory."""
-    shape = config.model or models.model_config(config)
+    shape = models.shape_on(config, mesh)
     rows = config.batch_rows // config.num_microbatches
     models.check_rows(mesh, rows, "rows per micro-batch")
     optimizer = optimizer_lib.make_optimizer(config.optimizer, config.max_steps or MANY)
@@ -56,52 +56,73 @@ def sft_job(config: sft.SftRun, mesh: Mesh, response_tokens: int | None = None) 
         f"an update of {config.batch_rows} rows of {config.row_tokens:,} tokens, "
         f"{rows} rows at a time"
     )
-    return Job(parts, (step,), what, tokens)
+    host, notes = _on_host({"optimizer": program.state.opt_state})
+    return Job(parts, (step,), what, tokens, notes=notes, host=host)
 
 
-# name of a part of PRIME's update → what it takes of the arrays that stay, and passes over a token:
-# one forward, three where a model learns
+def _on_host(trees: dict[str, Any]) -> tuple[dict[str, int], tuple[str, ...]]:
+    """(bytes of those in the host's memory, what there is to say of them)."""
+    found = {name: verdicts.host_bytes(tree) for name, tree in trees.items()}
+    found = {name: size for name, size in found.items() if size}
+    note = "what lies on the host crosses to the devices and back at each update: not in the times"
+    return found, (note,) * bool(found)
+
+
+class _Part(NamedTuple):
+    """A program of PRIME's update. holds: what it takes of the arrays that stay. passes: over a
+    token: one forward, two back where a model learns, of which adapters save one."""
+
+    label: str
+    holds: tuple[str, ...]
+    passes: int
+
+
 PRIME_PARTS = {
-    "score": (("policy",), 1),
-    "prm": (("PRM", "PRM's optimizer"), 3),
-    "policy": (("policy", "its optimizer"), 3),
+    "score": _Part("log-probs", ("policy",), 1),
+    "adapted": _Part("log-probs with adapters", ("PRM", "reference"), 1),
+    "prm": _Part("prm update", ("PRM", "PRM's optimizer"), 3),
+    "policy": _Part("policy update", ("policy", "its optimizer"), 3),
 }
+ADAPTERS_UPDATE = _Part("prm update", ("PRM", "PRM's optimizer", "reference"), 2)
 
 
 def prime_job(config: prime.PrimeRun, mesh: Mesh, response_tokens: int | None = None) -> Job:
     """Rollouts with the decoder, log-probabilities, both updates, and the hand-over of weights."""
     rl = config.rl
-    shape = config.model or models.model_config(config)
+    shape = models.shape_on(config, mesh)
     models.check_rows(mesh, rl.microbatch_rows, "rows of a micro-batch")
     made = prime_programs.make(config, mesh)
     num_rows, row = rl.num_prompts * rl.num_responses, rl.max_tokens
-    parts = {
-        "policy": verdicts.device_bytes(made.state.policy.params),
-        "its optimizer": verdicts.device_bytes(made.state.policy.opt_state),
-    }
+    trees = {"policy": made.state.policy.params, "its optimizer": made.state.policy.opt_state}
     if made.state.prm is not None:
-        parts["PRM"] = verdicts.device_bytes(made.state.prm.params)
-        parts["PRM's optimizer"] = verdicts.device_bytes(made.state.prm.opt_state)
+        trees |= {"PRM": made.state.prm.params, "PRM's optimizer": made.state.prm.opt_state}
     if rl.needs_reference:
         ref = prime_programs.abstract_reference(made.state.policy.params, config.ref_dtype)
-        parts["reference"] = verdicts.device_bytes(ref)
+        trees["reference"] = ref
+    parts = {name: verdicts.device_bytes(tree) for name, tree in trees.items()}
+    host, about_host = _on_host(trees)
     learning = tuple(parts)
     programs = []
-    for name, (holds, passes) in PRIME_PARTS.items():
+    for name, part in PRIME_PARTS.items():
         if name not in made.arguments:
             continue
-        calls = made.calls[name]
-        num_responses = {"score": rl.score_size, "prm": rl.prm_minibatch_size}.get(
-            name, rl.policy_minibatch_size
+        if name == "prm" and rl.prm_lora is not None:
+            part = ADAPTERS_UPDATE
+        num_responses = {"policy": rl.policy_minibatch_size, "prm": rl.prm_minibatch_size}.get(
+            name, rl.score_size
         )
+        # The decoder's weights and cache are gone: `runs.prime` lets them go before the update.
+        beside = tuple(other for other in learning if other not in part.holds)
+        if name == "score" and "like" in made.arguments:
+            beside += (SCORED,)
         programs.append(
             Program(
-                "log-probs" if name == "score" else f"{name} update",
+                part.label,
                 _compiled(getattr(made.parts, name), mesh, *made.arguments[name]),
-                holds=holds,
-                beside=(*(part for part in learning if part not in holds), WEIGHTS),
-                model_flops=passes * num_responses * row * work.forward_flops(shape, row / 2),
-                runs=calls,
+                holds=part.holds,
+                beside=beside,
+                model_flops=part.passes * num_responses * row * work.forward_flops(shape, row / 2),
+                runs=made.calls[name],
             )
         )
     drawn = sampling.SamplingConfig(rl.temperature, max_tokens=rl.max_response_tokens)
@@ -110,6 +131,8 @@ def prime_job(config: prime.PrimeRun, mesh: Mesh, response_tokens: int | None = 
         shape, mesh, config.decode, drawn, reserved=sum(parts.values()), beside=learning
     )
     parts |= rollout.parts
+    if "like" in made.arguments:
+        parts[SCORED] = parts["reference"]
     # All tokens with full slots, or the longest response, which ends the rollout.
     steps = max(-(-num_rows * mean // max(rollout.slots, 1)), rl.max_response_tokens)
     params = made.state.policy.params
@@ -125,26 +148,27 @@ def prime_job(config: prime.PrimeRun, mesh: Mesh, response_tokens: int | None = 
             _assumed(mean, rl.max_response_tokens),
             "prompts that the accuracy filter drops are not in it: decoding takes longer by them",
             "updates are counted with every response at its limit",
+            *about_host,
         ),
+        host,
     )
 
 
 def decode_job(verb: str, config: Any, mesh: Mesh, response_tokens: int | None = None) -> Job:
     """`synth`, `eval`, `generate`, `serve`: weights loaded, handed over, then decoding."""
-    shape = config.model or models.model_config(config)
+    shape = models.shape_on(config, mesh)
     loaded = models.with_shardings(models.abstract_params(shape, STORED), mesh)
     parts = {"loaded weights": verdicts.device_bytes(loaded)}
     sync = _sync(shape, mesh, config.decode, loaded, "loaded weights", (), runs=0)
     drawn = _sampling(verb, config)
     mean = response_tokens or -(-drawn.max_tokens // RESPONSE_SHARE)
-    kept = ("loaded weights",) if verb in KEEP_LOADED else ()
     rollout = _Rollout.of(
         shape,
         mesh,
         config.decode,
         drawn,
-        reserved=sum(parts.values()),
-        beside=kept,
+        reserved=0,  # the loaded weights are gone when slots are counted
+        beside=(),
         per_request=verb == "serve",
     )
     asked = rollout.slots // getattr(config, "num_samples", 1)
@@ -179,7 +203,7 @@ class _Rollout:
         beside: tuple[str, ...],
         per_request: bool = False,
     ) -> _Rollout:
-        weights = memory.device_bytes(*placement.abstract(shape, mesh, _form(config)))
+        weights = memory.device_bytes(*placement.abstract(shape, mesh, config.form))
         parts = {WEIGHTS: weights}
         try:
             made = decoder.Decoder(
@@ -240,7 +264,7 @@ def _sync(
     beside: tuple[str, ...],
     runs: int,
 ) -> Program:
-    program = placement.program(shape, mesh, _form(config))
+    program = placement.program(shape, mesh, config.form)
     return Program("weight sync", _compiled(program, mesh, params), (held,), beside, 0.0, runs)
 
 
@@ -251,10 +275,6 @@ def _sampling(verb: str, config: Any) -> sampling.SamplingConfig:
     asked = [config.max_tokens or benchmarks.BENCHMARKS[n].max_tokens for n in config.benchmarks]
     asked += [config.max_tokens or config.sampling.max_tokens] * bool(config.problems)
     return dataclasses.replace(config.sampling, max_tokens=max(asked))
-
-
-def _form(config: decoder.DecodeConfig) -> placement.Form:
-    return placement.Form(config.dtype, config.int8_weights)
 
 
 def _assumed(mean: int, limit: int) -> str:

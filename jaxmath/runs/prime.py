@@ -1,8 +1,8 @@
 """`prime`: online reinforcement learning with an implicit process reward model, or without one.
 
-A step: sample responses until enough prompts pass the accuracy filter (`rl.rollouts`), score them
-with the policy (`rl.prime.score`), update PRM and policy (`rl.prime.prime_update`), hand the
-new policy to the decoder.
+A step: hand the policy to the decoder, sample responses until enough prompts pass the accuracy
+filter (`rl.rollouts`), let the decoder's memory go, score them with the policy (`rl.prime.score`),
+update PRM and policy (`rl.prime.prime_update`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxmath import config as config_lib
 from jaxmath import metrics, sharding
-from jaxmath.checkpoint import store
+from jaxmath.checkpoint import adapters, store
 from jaxmath.data import batches, prompts, records, tokenizer
 from jaxmath.decode import decoder, sampling
 from jaxmath.model.config import ModelConfig
@@ -157,11 +157,15 @@ def run(config: PrimeRun) -> session.Report:
         store.CheckpointStore(folder / "checkpoints", config.checkpoint) as checkpoints,
         pool.VerifierPool(config.verify) as verifier,
     ):
-        shape = models.config_of(meta)
+        shape = models.shape_on(config, mesh)
         ref = None
         if rl.needs_reference:
             ref = prime_programs.reference(config, mesh)
             meta["reference"] = models.digest_of(ref)
+        if rl.prm_lora is not None:
+            meta[adapters.PRM_KEY] = models.base_meta(
+                config.init_from, ref, rl.prm_lora, meta["reference"]
+            )
         compiled = prime_programs.make(config, mesh)
         prime_state, step = models.restore_or(
             checkpoints,
@@ -184,7 +188,6 @@ def run(config: PrimeRun) -> session.Report:
             temperature=rl.temperature, max_tokens=rl.max_response_tokens, seed=config.seed
         )
         responder = respond.Responder(shape, config.decode, drawn, tokens, mesh, verifier)
-        responder.set_model(prime_state.policy.params)
         sampler = sampler_lib.Sampler(responder, gold, rl.num_responses)
         peak = speed.peak_flops(mesh)
         values: dict[str, float] = {}
@@ -198,10 +201,14 @@ def run(config: PrimeRun) -> session.Report:
             )
             while step < config.steps:
                 phases = speed.Phases()
+                with phases("sync"):
+                    responder.set_model(prime_state.policy.params)
+                    jax.block_until_ready(responder.decoder.params)
                 collected = _collect(config, step, loader, buffer, sampler, phases)
                 if collected.exhausted:
                     progress.print(f"prime: the problems ran out in step {step + 1}")
                     break
+                responder.release()  # the update makes them stale, and wants their memory
                 buffer = collected.buffer
                 host_batch = rollouts.to_batch(
                     collected.groups,
@@ -213,9 +220,6 @@ def run(config: PrimeRun) -> session.Report:
                 prime_state, step_metrics = one_step(
                     config, step, prime_state, ref, host_batch, compiled, phases
                 )
-                with phases("sync"):
-                    responder.set_model(prime_state.policy.params)
-                    jax.block_until_ready(responder.decoder.params)
                 step += 1
                 if step % config.checkpoint.save_every == 0 or step == config.steps:
                     position = {
@@ -319,6 +323,7 @@ def passes(rl: RlConfig) -> int:
     if rl.needs_reference:
         count += 1
     if rl.prm:
-        scored = rl.prm_score == "apart"
-        count += 1 if rl.prm_update == "none" else 3 + scored
+        trained = 3 if rl.prm_lora is None else 2  # a frozen weight has no gradient to compute
+        scored = rl.prm_update == "none" or rl.prm_score == "apart"
+        count += scored + (0 if rl.prm_update == "none" else trained)
     return count

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jaxmath import sharding
-from jaxmath.model import qwen2
+from jaxmath.model import lora, qwen2
 from jaxmath.model.config import ModelConfig
 from jaxmath.rl import packing, prime, rollouts
 from jaxmath.rl import parts as parts_lib
@@ -48,14 +48,21 @@ class Programs:
 def make(config: Any, mesh: Mesh) -> Programs:
     """Nothing is compiled yet, and nothing placed on a device."""
     rl, whole = config.rl, sharding.replicated(mesh)
-    shape = config.model or models.model_config(config)
+    shape = models.shape_on(config, mesh)
     both = optimizers(config)
-    state_shapes = abstract_state(shape, both, mesh, rl.prm)
+    state_shapes = abstract_state(config, shape, both, mesh)
     at = sharding.tree_shardings(mesh, state_shapes)
+    base = None if rl.prm_lora is None else at.policy.params
+    adapters = None if rl.prm_lora is None else at.prm.params
     pure = parts_lib.make(rl, *both)
     jitted = parts_lib.Parts(
         score=jax.jit(
             pure.score, in_shardings=(at.policy.params, whole, whole, whole), out_shardings=whole
+        ),
+        adapted=jax.jit(
+            pure.adapted,
+            in_shardings=(base, adapters, whole, whole, whole, whole),
+            out_shardings=whole,
         ),
         like=jax.jit(
             pure.like,
@@ -65,7 +72,7 @@ def make(config: Any, mesh: Mesh) -> Programs:
         mismatch=jax.jit(pure.mismatch, in_shardings=(whole,), out_shardings=whole),
         prm=jax.jit(
             pure.prm,
-            in_shardings=(at.prm, whole, whole, whole),
+            in_shardings=(at.prm, whole, whole, whole, base),
             out_shardings=(at.prm, whole, whole),
             donate_argnums=0,
         ),
@@ -98,32 +105,39 @@ def _arguments(
 
     i32, f32 = array("int32", B, T), array("float32", B, T)
     texts = rollouts.RolloutBatch(i32, i32, i32, f32, array("float32", B))
-    scored = texts._replace(old_logprob_BT=f32, decoder_logprob_BT=f32)
-    batch = scored._replace(old_logprob_BT=None) if rl.on_policy else scored
+    complete = texts._replace(old_logprob_BT=f32, decoder_logprob_BT=f32)
+    batch = complete._replace(old_logprob_BT=None) if rl.on_policy else complete
     policy = (abstract.policy, batch, f32, f32 if rl.has_kl else None)
     params = abstract.policy.params
+    base = None if rl.prm_lora is None else abstract_reference(params, ref_dtype)
     found = {
         "score": (params, texts, rows(rl.score_size), array("float32")),
-        "mismatch": (scored,),
+        "mismatch": (complete,),
         "advantages": (batch, *((f32, f32) if rl.prm else (None, None))),
         "policy": (*policy, rows(rl.policy_minibatch_size)),
     }
     if rl.prm:
-        found["prm"] = (abstract.prm, batch, f32, rows(rl.prm_minibatch_size))
+        found["prm"] = (abstract.prm, batch, f32, rows(rl.prm_minibatch_size), base)
         if rl.prm_update == "none":
             del found["prm"]
-    if rl.needs_reference and rl.prm and ref_dtype != "float32":
+    if base is not None:
+        one = array("float32")
+        scored = (texts, rows(rl.score_size), one)
+        found["adapted"] = (base, abstract.prm.params, one, *scored)
+    elif rl.needs_reference and rl.prm and ref_dtype != "float32":
         found["like"] = (params, abstract_reference(params, ref_dtype))
     return found
 
 
 def _calls(rl: RlConfig, arguments: dict[str, Any]) -> dict[str, int]:
     """Of each program in a step; scores are of the policy, of the reference, and of the PRM."""
-    scored = (not rl.on_policy) + (rl.prm and rl.prm_score == "apart")
+    parts = rl.num_prompts * rl.num_responses // rl.score_size
+    frozen = int(rl.prm and rl.prm_score == "apart")
     if rl.needs_reference:
-        scored += rl.prm + (rl.kl_coef > 0 and not (rl.prm and rl.temperature == 1))
+        frozen += rl.prm + (rl.kl_coef > 0 and not (rl.prm and rl.temperature == 1))
     times = {
-        "score": scored * (rl.num_prompts * rl.num_responses // rl.score_size),
+        "score": parts * ((not rl.on_policy) + (frozen if rl.prm_lora is None else 0)),
+        "adapted": parts * frozen,
         "prm": rl.prm_updates,
         "policy": rl.policy_updates,
         "like": (rl.prm_updates if rl.prm_update == "after" else 1) * (rl.prm_score == "apart"),
@@ -142,11 +156,14 @@ def optimizers(config: Any):
     )
 
 
-def _create(params: qwen2.Qwen2, optimizers, with_prm: bool) -> prime.PrimeState:
-    """Policy and PRM from the same parameters."""
+def _create(params: qwen2.Qwen2, config: Any, optimizers) -> prime.PrimeState:
+    """Policy and PRM from the same parameters, or the PRM's adapters, which change nothing yet."""
     policy_optimizer, prm_optimizer = optimizers
-    prm = None
-    if with_prm:
+    prm, adapters = None, config.rl.prm_lora
+    if adapters is not None:
+        fresh = lora.init(adapters, params.config, jax.random.key(config.seed))
+        prm = state.create(fresh, prm_optimizer)
+    elif config.rl.prm:
         prm = state.create(jax.tree.map(jnp.copy, params), prm_optimizer)
     return prime.PrimeState(state.create(params, policy_optimizer), prm)
 
@@ -154,7 +171,7 @@ def _create(params: qwen2.Qwen2, optimizers, with_prm: bool) -> prime.PrimeState
 def initial_state(config: Any, mesh: Mesh) -> prime.PrimeState:
     """The state before the first step."""
     params = models.load(config, mesh, dtype="float32")
-    create = functools.partial(_create, optimizers=optimizers(config), with_prm=config.rl.prm)
+    create = functools.partial(_create, config=config, optimizers=optimizers(config))
     shardings = sharding.tree_shardings(mesh, jax.eval_shape(create, params))
     return jax.jit(create, out_shardings=shardings)(params)
 
@@ -175,7 +192,7 @@ def abstract_reference(params: Any, ref_dtype: str) -> Any:
     return jax.tree.map(place, ref, params)
 
 
-def abstract_state(shape: ModelConfig, optimizers, mesh: Mesh, with_prm: bool) -> prime.PrimeState:
+def abstract_state(config: Any, shape: ModelConfig, optimizers, mesh: Mesh) -> prime.PrimeState:
     """The state's shapes with their shardings, to restore into and to lower from."""
-    create = functools.partial(_create, optimizers=optimizers, with_prm=with_prm)
+    create = functools.partial(_create, config=config, optimizers=optimizers)
     return models.with_shardings(jax.eval_shape(create, models.abstract_params(shape)), mesh)

@@ -172,6 +172,7 @@ def _load(
             f"prm: {path} knows {shape.vocab_size} tokens, the tokenizer of this run "
             f"{tokens.vocab_size}; score with a model of the same tokenizer"
         )
+    shape = shape.on_mesh(mesh, must=shape is config.model)
     return source.load_model(path, mesh, config.prm.dtype, shape, subtrees=subtrees)[0]
 
 

@@ -56,6 +56,7 @@ class Responder:
     Args:
       verifier: an open pool, or None to leave responses ungraded (`verdict` is then NO_ANSWER with
         rule "not graded").
+      weights: of the decoder, see `models.decoder_weights`; None waits for `set_model`.
 
     verify_wait_s: seconds spent waiting for verdicts after decoding had ended, over all answers.
     """
@@ -68,17 +69,28 @@ class Responder:
         tokens: tokenizer.Tokenizer,
         mesh: Mesh,
         verifier: pool.VerifierPool | None,
+        weights: qwen2.DecodeParams | None = None,
     ):
         self.verifier = verifier
         self.verify_wait_s = 0.0
         self.decoder = decoder.Decoder(
-            config, decode, sample, tokens.eos_ids, mesh, detokenize=tokens.decode
+            config,
+            decode,
+            sample,
+            tokens.eos_ids,
+            mesh,
+            detokenize=tokens.decode,
+            weights=weights,
         )
         session.say(self.decoder.memory.table())
 
     def set_model(self, model: qwen2.Qwen2) -> None:
         """Takes new weights: cast, cut into layers and laid out for decoding."""
         self.decoder.load(model)
+
+    def release(self) -> None:
+        """Lets the weights go, until the next `set_model`."""
+        self.decoder.release()
 
     def answer(
         self,
@@ -145,14 +157,10 @@ def responders(
         return
     mesh = session.make_mesh(config)
     with jax.set_mesh(mesh):
-        model = models.load(config, mesh)
-
-        def make(sample: sampling.SamplingConfig, prompt_text: Callable[[int], str]) -> Responder:
-            responder = Responder(model.config, config.decode, sample, tokens, mesh, verifier)
-            responder.set_model(model)
-            return responder
-
-        yield make
+        shape, weights = models.model_config(config), models.decoder_weights(config, mesh)
+        yield lambda sample, prompt_text: Responder(
+            shape, config.decode, sample, tokens, mesh, verifier, weights
+        )
 
 
 def plan(config: Any) -> dict[str, Any]:

@@ -102,19 +102,17 @@ def make_service(config: ServeRun, api_key: str | None) -> app.Service:
     """Everything behind the routes: model, decoder and tokenizer."""
     mesh = session.make_mesh(config)
     tokens = tokenizer.Tokenizer(config.tokenizer)
-    model = models.load(config, mesh)
     engine = decoder.Decoder(
-        model.config,
+        models.model_config(config),
         config.decode,
         config.sampling,
         tokens.eos_ids,
         mesh,
         detokenize=tokens.decode,
         per_request=True,
+        weights=models.decoder_weights(config, mesh),
     )
     session.say(engine.memory.table())
-    engine.load(model)
-    del model  # the decoder has weights of its own
     return app.Service(
         worker=worker.Worker(engine.open, config.max_waiting),
         limits=protocol.Limits(

@@ -125,7 +125,8 @@ def run(config: SftRun) -> session.Report:
         base = None
         if config.lora is not None:
             base = models.load(config, mesh, dtype=config.lora.base_dtype)
-            meta |= models.base_meta(config, base)
+            digest = models.digest_of(base)
+            meta |= models.base_meta(config.init_from, base, config.lora, digest)
         program = step_program(config, mesh, optimizer)
         train_state, step = models.restore_or(
             checkpoints,
@@ -283,7 +284,7 @@ def step_program(
     config: SftRun, mesh: jax.sharding.Mesh, optimizer: optimizer_lib.Optimizer
 ) -> StepProgram:
     """The program of `config` on `mesh`, not yet compiled; the state is donated."""
-    shape = config.model or models.model_config(config)  # a stated shape spares a visit to the hub
+    shape = models.shape_on(config, mesh)
     create = functools.partial(_create, config, optimizer)
     abstract = models.with_shardings(jax.eval_shape(create, models.abstract_params(shape)), mesh)
     rows = sharding.named(mesh, ("batch", "seq"))
@@ -319,7 +320,7 @@ def _create(config: SftRun, optimizer, params: qwen2.Qwen2) -> state.TrainState:
 
 
 def _initial(config: SftRun, optimizer, mesh) -> state.TrainState:
-    shape = models.model_config(config)
+    shape = models.shape_on(config, mesh)
     create = functools.partial(_create, config, optimizer)
     abstract = models.abstract_params(shape)
     shardings = sharding.tree_shardings(mesh, jax.eval_shape(create, abstract))

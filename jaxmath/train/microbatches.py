@@ -36,16 +36,6 @@ def split(batch: Any, num_microbatches: int) -> Any:
     return jax.tree.map(one, batch)
 
 
-def merge(parts: Any) -> Any:
-    """The inverse of `split`."""
-    return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), parts)
-
-
-def over_rows(fn: Callable[[Any], Any], batch: Any, num_microbatches: int) -> Any:
-    """`fn(batch)` for an `fn` that treats rows alone, computed one micro-batch at a time."""
-    return merge(jax.lax.map(lambda rows: fn(constrain_rows(rows)), split(batch, num_microbatches)))
-
-
 def sum_and_grad(
     fn: Callable[[Any, Any], tuple[jax.Array, Any]], params: Any, batch: Any, num_microbatches: int
 ) -> tuple[jax.Array, Any, Any]:

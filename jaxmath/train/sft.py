@@ -25,8 +25,10 @@ def loss_sums(params: Any, batch: SftBatch) -> tuple[jax.Array, dict[str, jax.Ar
 
     nll_t = -log p(token t | earlier tokens of its segment), in nats; `batch.loss_weights_BT` is w.
     """
-    logprob_BT = params.token_logprobs(batch.tokens_BT, batch.positions_BT, batch.segment_ids_BT)
     weight_BT = batch.loss_weights_BT
+    logprob_BT = params.token_logprobs(
+        batch.tokens_BT, batch.positions_BT, batch.segment_ids_BT, needed_BT=weight_BT > 0
+    )
     # where: a token without weight may have a probability of zero, and 0 · -inf is not a number.
     nll_BT = jnp.where(weight_BT > 0, -logprob_BT, 0.0)
     sums = {"weight": jnp.sum(weight_BT), "tokens": jnp.sum(weight_BT > 0).astype(jnp.float32)}

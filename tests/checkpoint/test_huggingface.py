@@ -211,13 +211,13 @@ def test_a_mutated_exporter_is_caught_and_deletes_nothing(tmp_path, monkeypatch,
 def test_verify_compares_with_the_source_and_not_only_with_itself(tmp_path):
     model = make_model()
     huggingface.save(model, tmp_path / "out", dtype="bfloat16")
-    huggingface.verify_export(model, tmp_path / "out")
+    huggingface.verify_params(model.config, trees.flatten(model), tmp_path / "out")
     model.layers.bk_KH[...] = model.layers.bk_KH[...].at[2, 1, 3].add(0.01)
     with pytest.raises(CheckpointError, match=r"layers\.2\.self_attn\.k_proj\.bias differs"):
-        huggingface.verify_export(model, tmp_path / "out")
+        huggingface.verify_params(model.config, trees.flatten(model), tmp_path / "out")
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     for theta in ("rope_theta", "rope_parameters"):
         config[theta] = {"rope_theta": 1e6} if theta == "rope_parameters" else 1e6
     (tmp_path / "out" / "config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match=r"config\.json describes another model"):
-        huggingface.verify_export(model, tmp_path / "out")
+        huggingface.verify_params(model.config, trees.flatten(model), tmp_path / "out")

@@ -35,20 +35,26 @@ def segments(batch):
             yield b, slice(where[0], where[-1] + 1)
 
 
+def encoded(tok, conversation, max_tokens):
+    """The one example."""
+    [example], _ = batches.encode_conversations(tok, [conversation], max_tokens)
+    return example
+
+
 @pytest.mark.parametrize("name", ["qwen_tulu", "qwen_chatml"])
 def test_example_is_the_chat_and_its_mask(name, request):
     tok = request.getfixturevalue(name)
-    example = batches.encode_conversation(tok, CHAT, 100)
-    ids, mask = tok.encode_chat_with_mask(CHAT.messages)
-    assert example.tokens.dtype == np.int32 and example.tokens.tolist() == ids
-    assert example.loss_mask.dtype == bool and example.loss_mask.tolist() == mask
+    example = encoded(tok, CHAT, 100)
+    [(ids, mask)] = tok.encode_chats_with_mask([CHAT.messages])
+    assert example.tokens.dtype == np.int32 and example.tokens.tolist() == ids.tolist()
+    assert example.loss_mask.dtype == bool and example.loss_mask.tolist() == mask.tolist()
     assert (example.tokens[example.loss_mask] == tok.eos_ids[0]).sum() == 2
 
 
 def test_truncation_is_on_the_right_and_takes_the_eos(qwen_tulu):
-    whole = batches.encode_conversation(qwen_tulu, CHAT, 100)
+    whole = encoded(qwen_tulu, CHAT, 100)
     num = len(whole.tokens) - 1
-    cut = batches.encode_conversation(qwen_tulu, CHAT, num)
+    cut = encoded(qwen_tulu, CHAT, num)
     assert cut.tokens.tolist() == whole.tokens[:num].tolist()
     assert (cut.tokens[cut.loss_mask] == qwen_tulu.eos_ids[0]).sum() == 1
     assert cut.loss_mask.sum() == whole.loss_mask.sum() - 1
@@ -66,7 +72,7 @@ def test_conversations_without_a_target_are_dropped_and_counted(small):
     )
     examples, counts = batches.encode_conversations(small, [CHAT], length - 1)
     assert counts.num_truncated == 1
-    alone = batches.encode_conversation(small, CHAT, length - 1)
+    alone = encoded(small, CHAT, length - 1)
     assert examples[0].tokens.tolist() == alone.tokens.tolist()
     assert examples[0].loss_mask.tolist() == alone.loss_mask.tolist()
 
@@ -77,7 +83,7 @@ def test_the_first_token_is_never_a_target(small, tmp_path):
         "{% for m in messages if m.role == 'assistant' %}{{ m.content + eos_token }}{% endfor %}"
     )
     tok = tokenizer.Tokenizer(tokenizer.TokenizerConfig(small.config.path, str(file)))
-    example = batches.encode_conversation(tok, CHAT, 100)
+    example = encoded(tok, CHAT, 100)
     assert example.loss_mask.tolist() == [False] + [True] * (len(example.tokens) - 1)
 
 

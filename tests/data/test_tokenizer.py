@@ -16,9 +16,15 @@ SAY4 = {"role": "assistant", "content": " 4"}
 IM_START, IM_END, END_OF_TEXT = 151644, 151645, 151643
 
 
+def with_mask(tok, chat):
+    """(ids, mask) of one chat, as lists."""
+    [(ids, mask)] = tok.encode_chats_with_mask([chat])
+    return ids.tolist(), mask.tolist()
+
+
 def supervised(tok, messages):
     """The supervised runs of ids, as text with control tokens shown."""
-    ids, mask = tok.encode_chat_with_mask(messages)
+    ids, mask = with_mask(tok, messages)
     assert len(ids) == len(mask) and ids == tok.encode_chat(messages)
     runs, last = [], False
     for token, counts in zip(ids, mask, strict=True):
@@ -115,7 +121,7 @@ def test_mask_equals_open_instructs_prefix_lengths(qwen_tulu):
             )
         )
 
-    ids, mask = qwen_tulu.encode_chat_with_mask(chat)
+    ids, mask = with_mask(qwen_tulu, chat)
     expected = [True] * len(ids)
     for i, message in enumerate(chat):
         if message["role"] != "assistant":
@@ -147,6 +153,29 @@ def test_control_tokens_in_content_stay_text(name, request):
     assert hostile in tok.decode(tok.encode_chat(chat))
 
 
+@pytest.mark.parametrize("name", ["qwen_tulu", "qwen_chatml"])
+def test_many_chats_at_a_time_are_each_one_alone(name, request, monkeypatch):
+    tok = request.getfixturevalue(name)
+    monkeypatch.setattr(tokenizer, "CHATS_AT_A_TIME", 3)
+    hostile = {"role": "user", "content": "a<|im_end|>\U0001d53d é 数"}
+    empty = {"role": "assistant", "content": ""}
+    chats = [
+        [ASK, SAY],
+        [hostile, SAY],
+        [SYSTEM, ASK],
+        [ASK, empty],
+        [SYSTEM, ASK, SAY, AGAIN, SAY4],
+    ]
+    together = list(tok.encode_chats_with_mask(iter(chats * 2)))
+    assert len(together) == 10
+    for (ids, mask), chat in zip(together, chats * 2, strict=True):
+        assert (ids.dtype, mask.dtype) == ("int32", "bool")
+        assert ids.tolist() == tok.encode_chat(chat)
+        assert (ids.tolist(), mask.tolist()) == with_mask(tok, chat)
+    with pytest.raises(ValueError, match="begins with a system or user message"):
+        list(tok.encode_chats_with_mask([[ASK, SAY], [SAY]]))
+
+
 def test_plain_transformers_would_inject(qwen_chatml):
     content = "a<|im_end|>"
     assert IM_END in qwen_chatml._hf.encode(content)
@@ -157,7 +186,7 @@ def test_roles_are_checked(small):
     with pytest.raises(ValueError, match="role is 'user<|im_end|>'"):
         small.encode_chat([{"role": "user<|im_end|>", "content": "a"}])
     with pytest.raises(ValueError, match="begins with a system or user message"):
-        small.encode_chat_with_mask([SAY])
+        with_mask(small, [SAY])
 
 
 def test_a_template_that_rewrites_history_is_refused(small, tmp_path):
@@ -165,14 +194,14 @@ def test_a_template_that_rewrites_history_is_refused(small, tmp_path):
     file.write_text("{{ messages[-1].content }}")
     tok = Tokenizer(TokenizerConfig(small.config.path, str(file)))
     with pytest.raises(ValueError, match="rewrites earlier messages"):
-        tok.encode_chat_with_mask([ASK, SAY])
+        with_mask(tok, [ASK, SAY])
 
 
 def test_saved_folder_keeps_template_and_eos(qwen_tulu, tmp_path):
     qwen_tulu.save(tmp_path)
     again = Tokenizer(TokenizerConfig(str(tmp_path)))
     chat = [SYSTEM, ASK, SAY, AGAIN, SAY4]
-    assert again.encode_chat_with_mask(chat) == qwen_tulu.encode_chat_with_mask(chat)
+    assert with_mask(again, chat) == with_mask(qwen_tulu, chat)
     assert again.eos_ids == qwen_tulu.eos_ids and again.pad_id == qwen_tulu.pad_id
 
 

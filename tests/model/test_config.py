@@ -139,7 +139,7 @@ def test_what_is_not_supported_is_refused_by_name(case):
         ({"head_dim": 5}, "head_dim is 5; rotary embedding needs an even number"),
         ({"rope_theta": 0.0}, "rope_theta is 0.0; expected a number above 0"),
         ({"rms_norm_eps": float("nan")}, "rms_norm_eps is nan; expected a number above 0"),
-        ({"attention": "flash"}, "attention is 'flash'; expected one of reference, chunked"),
+        ({"attention": "flash"}, "attention is 'flash'; expected one of auto, reference, chunked"),
         ({"logprobs": "fast"}, "logprobs is 'fast'; expected one of reference, chunked"),
         ({"remat": "some"}, "remat is 'some'; expected one of none, dots, full"),
         ({"dtype": "float16"}, "dtype is 'float16'; expected one of bfloat16, float32"),

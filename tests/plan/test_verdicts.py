@@ -5,6 +5,7 @@ import json
 import jax
 import jax.numpy as jnp
 import pytest
+from flax import nnx
 from jax.sharding import SingleDeviceSharding
 
 from jaxmath.plan import programs, report, verdicts, work
@@ -96,7 +97,11 @@ def test_the_report_ends_with_the_verdict_and_its_table_is_aligned():
     assert len(starts) == 1
     text = report.text(["a title"], plan)
     assert text.startswith("a title\n") and "assumed: nothing" in text
-    assert text.splitlines()[-1].startswith("FITS: ")
+    assert text.splitlines()[-1].startswith("FITS: ") and "fragments" in text  # all but full
+    (fullest,) = [line for line in text.splitlines() if line.startswith("product, GiB: ")]
+    assert [word.split()[0] for word in fullest[14:].split(" + ")] == ["a", "b", "other", "its"]
+    roomy = planned(product(), parts={"a": 0, "b": 0})
+    assert "fragments" not in report.text([], roomy)
     too_much = planned(product(beside=("other",)), parts={"a": 0, "b": 0, "other": CHIP.memory})
     assert report.verdict(too_much).startswith("DOES NOT FIT: product takes ")
     assert report.verdict(planned(refusals=("no room",))) == "DOES NOT FIT: no room"
@@ -115,7 +120,10 @@ def test_arrays_in_the_hosts_memory_are_not_the_devices():
     there = SingleDeviceSharding(device, memory_kind="pinned_host")
     here = SingleDeviceSharding(device)
     tree = [jax.ShapeDtypeStruct((8,), jnp.float32, sharding=where) for where in (here, there)]
-    assert verdicts.device_bytes(tree) == 32
+    assert verdicts.device_bytes(tree) == 32 and verdicts.host_bytes(tree) == 32
+    # A GPU that is not here forgets the memory of a sharding, and a moment says it besides.
+    moment = nnx.Param(tree[0], axes=("norm",), memory="pinned_host")
+    assert verdicts.device_bytes(moment) == 0 and verdicts.host_bytes(moment) == 32
 
 
 def test_every_chip_is_slower_at_reading_than_at_arithmetic():

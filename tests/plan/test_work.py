@@ -40,6 +40,16 @@ def test_a_loop_of_unknown_length_counts_as_asked():
     assert work_of(loop, *args, unknown_turns=4)[1].flops == 4 * 2 * 64 * 128 * 128
 
 
+def test_a_loop_that_may_end_early_counts_as_if_it_did_not():
+    def loop(n, x, w):
+        within = lambda i: (i < 7) & (16 * i < n)  # noqa: E731
+        step = lambda carry: (carry[0] + 1, jnp.tanh(carry[1] @ w))  # noqa: E731
+        return jax.lax.while_loop(lambda carry: within(carry[0]), step, (jnp.int32(0), x))[1]
+
+    args = (jnp.int32(4), jnp.ones((64, 128)), jnp.ones((128, 128)))
+    assert work_of(loop, *args)[1].flops == 7 * 2 * 64 * 128 * 128
+
+
 def test_gradients_and_batches_of_products_are_counted():
     def loss(w, x):
         return jnp.sum(jnp.einsum("bij,bjk->bik", x, w) ** 2)

@@ -59,8 +59,22 @@ def rollout_batch(seed=0):
 
 @functools.partial(jax.jit, static_argnames="temperature")
 def score(model, batch, temperature=1.0):
-    """The plain way: all rows at once, a response in each."""
-    return model.token_logprobs(*batch[:3], temperature=temperature)
+    """The plain way: all rows at once, a response in each, every logit there."""
+    logprob_BTV = distributions(model, batch, temperature)
+    logprob_BT = jnp.take_along_axis(logprob_BTV, batch.tokens_BT[:, :, None], axis=2)[:, :, 0]
+    return jnp.where(batch.response_mask_BT > 0, logprob_BT, 0.0)
+
+
+def entropies(model, batch):
+    """entropy_BT of what each token was drawn from, nats; meaningful on response tokens."""
+    logprob_BTV = distributions(model, batch)
+    return -jnp.sum(jnp.exp(logprob_BTV) * logprob_BTV, axis=2)
+
+
+def distributions(model, batch, temperature=1.0):
+    """log p(· | earlier tokens), the first of a row meaningless."""
+    logits_BTV = model.logits(model.hidden_states(*batch[:3])) / temperature
+    return jnp.roll(jax.nn.log_softmax(logits_BTV, axis=-1), 1, axis=1)
 
 
 def optimizers(rl):

@@ -35,7 +35,7 @@ def test_one_update_needs_no_old_logprobs(rows, options):
     rl = one_update(**rows, **options)
     assert rl.on_policy
     (scored, metrics_scored, _), (alone, metrics_alone, between) = both_ways(rl)
-    mask_BT = np.asarray(rollout_batch().segment_ids_BT)
+    mask_BT = np.asarray(rollout_batch().response_mask_BT)
     np.testing.assert_allclose(
         np.asarray(between.old_logprob_BT) * mask_BT,
         np.asarray(rollout_batch().old_logprob_BT) * mask_BT,

@@ -115,7 +115,7 @@ def test_a_run_that_is_killed_at_any_moment_ends_with_the_same_file(data, model,
         env=os.environ | {"JAX_PLATFORMS": "cpu"},
         start_new_session=True,
     )
-    path, deadline = tmp_path / "run" / SAMPLES, time.monotonic() + 120
+    path, deadline = tmp_path / "run" / SAMPLES, time.monotonic() + 600
     while not path.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
     time.sleep(random.random() * 0.3)

@@ -110,7 +110,9 @@ def test_a_prime_run_is_planned_whole(write):
         8 * 16 * (DECODE["max_prompt_tokens"] + 16) * 4
     )  # at most 8 arrays, whole on every device
     assert held <= update.cost.arguments <= held + batch
-    assert update.beside == parts["decoder's weights"] + sum(parts[n] for n in learning[2:])
+    assert update.beside == sum(parts[n] for n in learning[2:])  # the decoder is gone
+    scored = rows["log-probs"]
+    assert scored.beside == parts["PRM as it is scored"] + sum(parts[n] for n in learning[1:])
     decode = rows["decode step"]
     assert decode.beside == sum(parts[n] for n in learning)
     assert decode.cost.arguments == pytest.approx(
@@ -186,6 +188,41 @@ def test_the_command_prints_json_and_says_by_its_code_what_does_not_fit(write, c
     assert "4 is not a multiple of the 8 shards" in capsys.readouterr().err
 
 
+def test_moments_on_the_host_and_adapters_leave_the_devices(write):
+    def job(rl):
+        question = plan.ask(write(PRIME | {"rl": PRIME["rl"] | rl}), (), "", "prime")
+        config = question.config()
+        return plan.job_of(question, config, sharding.make_mesh(config.mesh))
+
+    offload = {"offload": True, "learning_rate": 1e-3}
+    plain, hosted = job({}), job({"policy_optimizer": offload})
+    assert not plain.host and list(hosted.host) == ["its optimizer"]
+    assert hosted.parts["its optimizer"] < 100  # counters
+    moved = hosted.host["its optimizer"] + hosted.parts["its optimizer"]
+    assert moved == plain.parts["its optimizer"]
+    assert any("on the host" in note for note in hosted.notes)
+
+    thin = job({"prm_lora": {"rank": 2}})
+    assert thin.parts["PRM"] < plain.parts["PRM"] / 4
+    names = [program.name for program in thin.programs]
+    assert "log-probs with adapters" in names and "PRM as it is scored" not in thin.parts
+    update = next(program for program in thin.programs if program.name == "prm update")
+    assert update.holds == ("PRM", "PRM's optimizer", "reference")
+
+
+def test_optimizer_states_are_made_smaller_last(write):
+    def savings(tree, verb):
+        return list(plan_search.optimizer_savings(plan.ask(write(tree), (), "", verb).config()))
+
+    host, small = "optimizer.offload=true", "optimizer.first_moment_dtype=bfloat16"
+    assert savings(SFT, "sft") == [(host,), (host, small)]
+    frugal = {"optimizer": SFT["optimizer"] | {"offload": True}}
+    assert savings(SFT | frugal, "sft") == [(small,)]
+    both = [f"rl.{name}.offload=true" for name in ("policy_optimizer", "prm_optimizer")]
+    assert savings(PRIME, "prime")[0] == tuple(both)
+    assert not savings(DECODING, "generate")
+
+
 @pytest.mark.nightly
 def test_a_search_finds_the_micro_batch_that_fits(write, monkeypatch, capsys):
     frugal = {"model": MODEL | {"remat": "full", "attention": "chunked"}}
@@ -208,7 +245,7 @@ def test_candidates_change_the_mesh_last_and_keep_heads_whole(write):
     config = question.config()
     mesh = sharding.make_mesh(config.mesh, targets.devices("cpu:8"))
     found = list(plan_search.candidates(plan.Answer(question, config, mesh, None)))
-    saved = ("num_microbatches=2", "model.remat=full", "model.attention=chunked")
+    saved = ("num_microbatches=2", "model.remat=full", "model.attention=auto")
     assert found[:2] == [saved, (*saved, "mesh={data: 1, fsdp: 8, tensor: 1}")]
     tensors = [change[-1] for change in found[2:]]
     assert tensors == [

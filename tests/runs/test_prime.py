@@ -36,7 +36,7 @@ DOCUMENTED = {
     "verify/error",
     "verify/unparseable_gold",
     "actor/kl_ref",
-    "actor/entropy_estimate",
+    "actor/entropy",
     "mismatch/logprob_abs_mean",
     "mismatch/logprob_abs_max",
     "mismatch/kl",
