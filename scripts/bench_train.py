@@ -187,6 +187,7 @@ def bench_rl(args) -> None:
         model=shape,
         rl=RlConfig(
             prm=not args.grpo,
+            prm_score=args.prm_score,
             advantage="grpo" if args.grpo else "rloo",
             num_prompts=args.prompts,
             num_responses=args.samples,
@@ -438,6 +439,7 @@ def main() -> None:
     rows.add_argument("--long-tailed", action="store_true", help="packed examples of many lengths")
     rl = parser.add_argument_group("RL")
     rl.add_argument("--grpo", action="store_true", help="outcomes alone, no PRM")
+    rl.add_argument("--prm-score", default="apart", choices=("apart", "gradient"))
     rl.add_argument("--prompts", type=int, default=8)
     rl.add_argument("--samples", type=int, default=4, help="per prompt")
     rl.add_argument("--prompt-tokens", type=int, default=64, help="longest prompt")

@@ -24,6 +24,9 @@ class RlConfig(RolloutConfig):
     prm_granularity: pay the process reward at every "token", or the "whole" of it at the last.
     prm_norm: entry of `process_rewards.NORMS`; prm_norm_groups: ranks that normalise apart (1: none
       do; the released code used 8); prm_zero_below: nats under which rewards count as zero.
+    prm_score: for "after", where its scores come from: "apart", the reference's own program, so
+      that they are equal bit for bit while the parameters are; "gradient", the forward pass of the
+      update, one pass less. Two programs round differently: `prm_zero_below` has to cover that.
     prm_update: "after": each mini-batch is scored, then trained on, so later ones are scored by a
       model that learnt from earlier ones; "before": train on all, then score; "none": score only.
     ref_type: "freeze": a frozen reference model; "policy": the policy that sampled, which needs no
@@ -56,6 +59,7 @@ class RlConfig(RolloutConfig):
     prm_norm_groups: int = 1
     prm_zero_below: float = 1e-5
     prm_update: Literal["after", "before", "none"] = "after"
+    prm_score: Literal["apart", "gradient"] = "apart"
     ref_type: Literal["freeze", "policy"] = "freeze"
     clip_eps: float = 0.2
     clip_eps_low: float | None = None
@@ -83,6 +87,7 @@ class RlConfig(RolloutConfig):
             "prm_granularity": process_rewards.GRANULARITIES,
             "prm_norm": process_rewards.NORMS,
             "prm_update": ("after", "before", "none"),
+            "prm_score": ("apart", "gradient"),
             "ref_type": ("freeze", "policy"),
             "loss_reduction": policy_loss.REDUCTIONS,
             "kl_estimator": policy_loss.KL_ESTIMATORS,
@@ -110,6 +115,11 @@ class RlConfig(RolloutConfig):
         for field in ("gamma_outcome", "gamma_process"):
             if not 0 <= getattr(self, field) <= 1:
                 raise ValueError(f"{field} is {getattr(self, field)}; expected a number in [0, 1]")
+        if self.prm_score == "gradient" and self.prm_update != "after":
+            raise ValueError(
+                f"prm_score is 'gradient' and prm_update is {self.prm_update!r}; scores come from "
+                "the update's own pass only where it is 'after'"
+            )
         self._check_adapters()
         self._check_parts()
 
@@ -193,6 +203,12 @@ class RlConfig(RolloutConfig):
             microbatch_rows=self.microbatch_rows,
             row_tokens=(self.row_tokens or self.max_tokens) if self.packed else None,
         )
+
+    @property
+    def on_policy(self) -> bool:
+        """Whether the policy that learns is the one that sampled, in the one update of a step: then
+        that update finds the old log-probabilities itself, and nothing asks for them earlier."""
+        return self.policy_updates == 1 and self.ref_type == "freeze"
 
     @property
     def score_size(self) -> int:

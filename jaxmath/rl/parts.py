@@ -32,6 +32,7 @@ class Intermediates(NamedTuple):
     process_reward_BT: jax.Array | None
     returns_BT: jax.Array
     advantage_BT: jax.Array
+    old_logprob_BT: jax.Array | None = None  # of the batch, or as the policy's update found them
 
 
 class Parts(NamedTuple):
@@ -42,10 +43,14 @@ class Parts(NamedTuple):
       `share` of what its adapters change: 1 is the PRM of `prm_lora`, 0 the reference itself.
     like: (params, ref) → params in the dtypes of `ref`.
     mismatch: batch → measures of how far decoder and trainer are apart, f32[] each.
-    prm: (state, batch, ref_logprob_BT, rows, ref) → (state, report), one update of the PRM; ref:
-      what `prm_lora` adapts, else None.
+    prm: (state, batch, ref_logprob_BT, rows, ref) → (state, report, logprob_BT), one update of the
+      PRM; ref: what `prm_lora` adapts, else None.
     advantages: (batch, prm_logprob_BT, ref_logprob_BT) → (Intermediates, metrics).
-    policy: (state, batch, advantage_BT, ref_logprob_BT, rows) → (state, report), one update.
+    policy: (state, batch, advantage_BT, ref_logprob_BT, rows) → (state, report, logprob_BT), one
+      update.
+
+    The last of `prm` and `policy` are the model's log-probabilities before the update, of the
+    responses in `rows` and 0 elsewhere; None where `prime` scores apart.
     """
 
     score: Callable[..., Any]
@@ -100,8 +105,8 @@ def update_prm(
     *,
     config: RlConfig,
     optimizer: Optimizer,
-) -> tuple[train_state.TrainState, dict[str, Any]]:
-    """One update of the PRM on the responses in `rows`: (state, report)."""
+) -> tuple[train_state.TrainState, dict[str, Any], Any]:
+    """One update of the PRM on the responses in `rows`: (state, report, logprob_BT or None)."""
 
     def loss_sum(params, place_BT):
         if config.prm_lora is not None:
@@ -118,12 +123,15 @@ def update_prm(
         score_B = packing.sum_by_response(score_BT, batch, place_BT)
         loss_B = process_rewards.cross_entropy(score_B, batch.outcome_reward_B, beta=config.beta)
         here_B = packing.chosen(batch, place_BT)
-        return jnp.sum(loss_B * here_B) / config.prm_minibatch_size, ()
+        kept = None
+        if config.prm_score == "gradient":
+            kept = packing.back(prm_logprob_BT, place_BT, batch.tokens_BT)
+        return jnp.sum(loss_B * here_B) / config.prm_minibatch_size, kept
 
     shape = config.rows(config.prm_minibatch_size)
-    loss, _, grads = packing.sum_and_grad(loss_sum, state.params, rows, shape)
+    loss, logprob_BT, grads = packing.sum_and_grad(loss_sum, state.params, rows, shape)
     state, report = train_state.apply_gradients(state, grads, loss, optimizer)
-    return state, report | {"loss": loss}
+    return state, report | {"loss": loss}, logprob_BT
 
 
 def estimate_advantages(
@@ -163,20 +171,19 @@ def update_policy(
     *,
     config: RlConfig,
     optimizer: Optimizer,
-) -> tuple[train_state.TrainState, dict[str, Any]]:
-    """One update of the policy on the responses in `rows`: (state, report).
+) -> tuple[train_state.TrainState, dict[str, Any], Any]:
+    """One update of the policy on the responses in `rows`: (state, report, logprob_BT or None).
 
-    ref_logprob_BT: at the temperature of sampling; None where the KL is neither used nor reported.
+    Args:
+      batch: without `old_logprob_BT`, this model is the one that sampled: its log-probabilities
+        here are the old ones, and are returned.
+      ref_logprob_BT: at the temperature of sampling; None where the KL is neither used nor
+        reported.
     """
     # Over the mini-batch, not the micro-batch: the loss is a mean over the whole of it.
     mask_BT = batch.response_mask_BT * packing.chosen(batch, rows.place_BT)[:, None]
     weight_BT = policy_loss.REDUCTIONS[config.loss_reduction](mask_BT, config.max_response_tokens)
     share_BT = policy_loss.token_mean(mask_BT, config.max_response_tokens)
-    decoder_weight_BT = None
-    if config.importance_cap is not None:
-        decoder_weight_BT = policy_loss.importance_weight(
-            batch.old_logprob_BT, batch.decoder_logprob_BT, cap=config.importance_cap
-        )
     low, high = config.clip_range
 
     def loss_sum(params, place_BT):
@@ -187,12 +194,19 @@ def update_policy(
             needed_BT=at(batch.response_mask_BT) > 0,
             entropy=True,
         )
-        old_BT, share = at(batch.old_logprob_BT), at(share_BT)
+        if batch.old_logprob_BT is None:
+            old_BT = jax.lax.stop_gradient(logprob_BT)
+            kept = packing.back(old_BT, place_BT, batch.tokens_BT)
+        else:
+            old_BT, kept = at(batch.old_logprob_BT), None
+        share = at(share_BT)
         loss_BT, clipped_BT = policy_loss.clipped_surrogate(
             logprob_BT, old_BT, at(advantage_BT), clip_eps_low=low, clip_eps_high=high
         )
-        if decoder_weight_BT is not None:
-            loss_BT = loss_BT * at(decoder_weight_BT)
+        if config.importance_cap is not None:
+            loss_BT = loss_BT * policy_loss.importance_weight(
+                old_BT, at(batch.decoder_logprob_BT), cap=config.importance_cap
+            )
         sums = {
             "clipfrac": policy_loss.reduce(clipped_BT, share),
             "kl": policy_loss.reduce(old_BT - logprob_BT, share),
@@ -207,12 +221,12 @@ def update_policy(
                 loss_BT = loss_BT + config.kl_coef * kl_BT
         if config.entropy_coef:
             loss_BT = loss_BT - config.entropy_coef * entropy_BT
-        return policy_loss.reduce(loss_BT, at(weight_BT)), sums
+        return policy_loss.reduce(loss_BT, at(weight_BT)), (sums, kept)
 
     shape = config.rows(config.policy_minibatch_size)
-    loss, sums, grads = packing.sum_and_grad(loss_sum, state.params, rows, shape)
+    loss, (sums, logprob_BT), grads = packing.sum_and_grad(loss_sum, state.params, rows, shape)
     state, report = train_state.apply_gradients(state, grads, loss, optimizer)
-    return state, report | sums | {"loss": loss}
+    return state, report | sums | {"loss": loss}, logprob_BT
 
 
 def _mismatch(batch: RolloutBatch, *, config: RlConfig) -> dict[str, jax.Array]:

@@ -62,7 +62,8 @@ def score(
     elsewhere.
 
     What `old_logprob_BT` is filled with: the sampling policy's parameters, at the temperature of
-    sampling. The decoder's own numbers are not used for it: they come from another program.
+    sampling. The decoder's own numbers are not used for it: they come from another program. A run
+    whose steps have one update (`config.on_policy`) leaves this pass out.
     """
     plans = _in_order(batch, config, config.score_size)
     return _score(functools.partial(parts.score, params), batch, plans, temperature)
@@ -82,12 +83,17 @@ def prime_update(
     Args:
       state: its arrays are given away where `parts` donate them.
       ref: the reference model's parameters; None unless `config.needs_reference`.
-      batch: with `old_logprob_BT`, see `score`.
+      batch: with `old_logprob_BT`, see `score`; with `config.on_policy` it may be None.
       parts: as `parts.make(config, …)` makes them, compiled.
       phase: entered with "ref", "prm", "adv", "policy", each left when its work is done.
     Raises:
-      ValueError: an option needs the decoder's log-probabilities, and the batch has none.
+      ValueError: an option needs log-probabilities that the batch lacks.
     """
+    if batch.old_logprob_BT is None and not config.on_policy:
+        raise ValueError(
+            "these rollouts lack old_logprob_BT, which a step of several updates, or a reference "
+            'of ref_type "policy", needs; fill it with prime.score'
+        )
     if config.importance_cap is not None and batch.decoder_logprob_BT is None:
         raise ValueError(
             f"importance_cap is {config.importance_cap}, but these rollouts lack the decoder's "
@@ -108,9 +114,10 @@ def prime_update(
         )
         jax.block_until_ready(between.advantage_BT)
     with phase("policy"):
-        policy, policy_metrics = _train_policy(
+        policy, old_logprob_BT, policy_metrics = _train_policy(
             state.policy, batch, between.advantage_BT, ref_policy_BT, config=config, parts=parts
         )
+    between = between._replace(old_logprob_BT=old_logprob_BT)
     return PrimeState(policy, prm), metrics | rollout_metrics | policy_metrics, between
 
 
@@ -156,7 +163,8 @@ def _train_prm(
     PRM and reference are scored by one program, on the same rows and in the same dtypes: they are
     bit for bit equal where the parameters are. Two programs may be fused and rounded differently,
     and batch_norm would blow the difference up to unit size while the PRM is still near its
-    reference. The price is a forward pass beside the one in the gradient.
+    reference. The price is a forward pass beside the one in the gradient; `prm_score` "gradient"
+    does without, as the released code does.
 
     Mini-batches are contiguous rows, not shuffled. (The released mini-batch b was rows 32b … 32b+31
     of each of 8 ranks; which prompts share one follows the number of devices there, and not here.)
@@ -176,11 +184,12 @@ def _train_prm(
         return state, jax.block_until_ready(scored(state, plans)), {}
     reports, prm_logprob_BT = [], None
     for rows in plans:
-        if config.prm_update == "after":
-            logprob_BT = scored(state, [rows])
-            prm_logprob_BT = logprob_BT if prm_logprob_BT is None else prm_logprob_BT + logprob_BT
+        apart = config.prm_update == "after" and config.prm_score == "apart"
+        logprob_BT = scored(state, [rows]) if apart else None
         base = None if config.prm_lora is None else ref
-        state, report = parts.prm(state, batch, ref_logprob_BT, rows, base)
+        state, report, found_BT = parts.prm(state, batch, ref_logprob_BT, rows, base)
+        logprob_BT = found_BT if logprob_BT is None else logprob_BT
+        prm_logprob_BT = logprob_BT if prm_logprob_BT is None else prm_logprob_BT + logprob_BT
         reports.append(report)
     if config.prm_update == "before":
         prm_logprob_BT = scored(state, plans)
@@ -192,13 +201,16 @@ def _train_prm(
 
 def _train_policy(
     state, batch, advantage_BT, ref_logprob_BT, *, config: RlConfig, parts: Parts
-) -> tuple[train_state.TrainState, dict[str, Any]]:
-    """Goes once through the responses in shuffled mini-batches: (state, metrics)."""
+) -> tuple[train_state.TrainState, jax.Array, dict[str, Any]]:
+    """Goes once through the responses in shuffled mini-batches.
+
+    Returns (state, old_logprob_BT, metrics).
+    """
     first = int(state.step)
     order = batches.prompt_order(advantage_BT.shape[0], config.shuffle_seed, first)
     reports = []
     for rows in _plans(batch, config, order, config.policy_minibatch_size):
-        state, report = parts.policy(state, batch, advantage_BT, ref_logprob_BT, rows)
+        state, report, old_BT = parts.policy(state, batch, advantage_BT, ref_logprob_BT, rows)
         reports.append(report)
     jax.block_until_ready(state)
     reports = _stack(reports)
@@ -212,7 +224,8 @@ def _train_policy(
     metrics = {
         ours: _mean_of_taken(reports, name) for name, ours in names.items() if name in reports
     }
-    return state, metrics | _update_metrics("actor", reports)
+    old_BT = batch.old_logprob_BT if old_BT is None else old_BT
+    return state, old_BT, metrics | _update_metrics("actor", reports)
 
 
 def _in_order(batch: RolloutBatch, config: RlConfig, size: int) -> list[packing.Rows]:

@@ -266,22 +266,28 @@ def one_step(config, step, prime_state, ref, host_batch, compiled, phases):
     """
     rl, parts = config.rl, compiled.parts
     batch = jax.device_put(host_batch, compiled.whole)
-    found: dict[str, Any] = {}
-    with phases("old_logprob"):
-        old_logprob_BT = prime.score(
-            prime_state.policy.params, batch, rl.temperature, config=rl, parts=parts
-        )
-        batch = batch._replace(old_logprob_BT=jax.block_until_ready(old_logprob_BT))
-    if batch.decoder_logprob_BT is not None:
-        found = metrics.fetch(parts.mismatch(batch))
-        _check_mismatch(rl, step + 1, found["mismatch/logprob_abs_mean"])
-    prime_state, step_metrics, _ = prime.prime_update(
+    if not rl.on_policy:
+        with phases("old_logprob"):
+            old_logprob_BT = prime.score(
+                prime_state.policy.params, batch, rl.temperature, config=rl, parts=parts
+            )
+            batch = batch._replace(old_logprob_BT=jax.block_until_ready(old_logprob_BT))
+        found = _mismatch(rl, step + 1, batch, parts)
+    prime_state, step_metrics, between = prime.prime_update(
         prime_state, ref, batch, config=rl, parts=parts, phase=phases
     )
+    if rl.on_policy:
+        batch = batch._replace(old_logprob_BT=between.old_logprob_BT)
+        found = _mismatch(rl, step + 1, batch, parts)
     return prime_state, found | metrics.fetch(step_metrics)
 
 
-def _check_mismatch(rl: RlConfig, step: int, gap: float) -> None:
+def _mismatch(rl: RlConfig, step: int, batch, parts) -> dict[str, float]:
+    """How far decoder and trainer are apart, where the decoder's log-probabilities were kept."""
+    if batch.decoder_logprob_BT is None:
+        return {}
+    found = metrics.fetch(parts.mismatch(batch))
+    gap = found["mismatch/logprob_abs_mean"]
     if rl.max_mismatch is not None and not gap <= rl.max_mismatch:  # a NaN is no agreement either
         raise MismatchError(
             f"step {step}: decoder and trainer differ by {gap:.4g} nats per token in the mean, "
@@ -290,6 +296,7 @@ def _check_mismatch(rl: RlConfig, step: int, gap: float) -> None:
             "model.dtype, model.attention, and that rl.temperature is the only filter of sampling; "
             "raise rl.max_mismatch if the difference is wanted, with rl.importance_cap to weigh it"
         )
+    return found
 
 
 def _speeds(
@@ -312,10 +319,11 @@ def _speeds(
 
 def passes(rl: RlConfig) -> int:
     """Forward passes over a step's tokens that its update amounts to; a gradient is three."""
-    count = 1 + 3  # old log-probabilities, the policy's update
+    count = 3 if rl.on_policy else 4  # the policy's update, old log-probabilities
     if rl.needs_reference:
         count += 1
     if rl.prm:
         trained = 3 if rl.prm_lora is None else 2  # a frozen weight has no gradient to compute
-        count += 1 if rl.prm_update == "none" else 1 + trained
+        scored = rl.prm_update == "none" or rl.prm_score == "apart"
+        count += scored + (0 if rl.prm_update == "none" else trained)
     return count

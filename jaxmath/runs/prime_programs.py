@@ -73,7 +73,7 @@ def make(config: Any, mesh: Mesh) -> Programs:
         prm=jax.jit(
             pure.prm,
             in_shardings=(at.prm, whole, whole, whole, base),
-            out_shardings=(at.prm, whole),
+            out_shardings=(at.prm, whole, whole),
             donate_argnums=0,
         ),
         advantages=jax.jit(
@@ -82,12 +82,13 @@ def make(config: Any, mesh: Mesh) -> Programs:
         policy=jax.jit(
             pure.policy,
             in_shardings=(at.policy, whole, whole, whole, whole),
-            out_shardings=(at.policy, whole),
+            out_shardings=(at.policy, whole, whole),
             donate_argnums=0,
         ),
     )
     arguments = _arguments(rl, state_shapes, config.ref_dtype, whole)
-    return Programs(jitted, arguments, _calls(rl, arguments), state_shapes, whole)
+    calls = _calls(rl, arguments)
+    return Programs(jitted, {name: arguments[name] for name in calls}, calls, state_shapes, whole)
 
 
 def _arguments(
@@ -104,13 +105,14 @@ def _arguments(
 
     i32, f32 = array("int32", B, T), array("float32", B, T)
     texts = rollouts.RolloutBatch(i32, i32, i32, f32, array("float32", B))
-    batch = texts._replace(old_logprob_BT=f32, decoder_logprob_BT=f32)
+    complete = texts._replace(old_logprob_BT=f32, decoder_logprob_BT=f32)
+    batch = complete._replace(old_logprob_BT=None) if rl.on_policy else complete
     policy = (abstract.policy, batch, f32, f32 if rl.has_kl else None)
     params = abstract.policy.params
     base = None if rl.prm_lora is None else abstract_reference(params, ref_dtype)
     found = {
         "score": (params, texts, rows(rl.score_size), array("float32")),
-        "mismatch": (batch,),
+        "mismatch": (complete,),
         "advantages": (batch, *((f32, f32) if rl.prm else (None, None))),
         "policy": (*policy, rows(rl.policy_minibatch_size)),
     }
@@ -130,19 +132,19 @@ def _arguments(
 def _calls(rl: RlConfig, arguments: dict[str, Any]) -> dict[str, int]:
     """Of each program in a step; scores are of the policy, of the reference, and of the PRM."""
     parts = rl.num_prompts * rl.num_responses // rl.score_size
-    frozen = int(rl.prm)
+    frozen = int(rl.prm and rl.prm_score == "apart")
     if rl.needs_reference:
         frozen += rl.prm + (rl.kl_coef > 0 and not (rl.prm and rl.temperature == 1))
     times = {
-        "score": parts * (1 + (frozen if rl.prm_lora is None else 0)),
+        "score": parts * ((not rl.on_policy) + (frozen if rl.prm_lora is None else 0)),
         "adapted": parts * frozen,
         "prm": rl.prm_updates,
         "policy": rl.policy_updates,
-        "like": rl.prm_updates if rl.prm_update == "after" else 1,
+        "like": (rl.prm_updates if rl.prm_update == "after" else 1) * (rl.prm_score == "apart"),
         "mismatch": 1,
         "advantages": 1,
     }
-    return {name: times[name] for name in arguments}
+    return {name: times[name] for name in arguments if times[name]}
 
 
 def optimizers(config: Any):

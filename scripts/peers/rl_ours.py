@@ -37,6 +37,7 @@ def arguments():
     parser.add_argument("--warm", type=int, default=3)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--prm", action="store_true", help="PRIME in place of GRPO")
+    parser.add_argument("--prm-score", default="apart", choices=("apart", "gradient"))
     parser.add_argument("--row-tokens", type=int, help="packs responses into such rows")
     parser.add_argument("--rows", type=int, help="in one forward pass; all without it")
     parser.add_argument("--remat", default="none", choices=("none", "dots", "full"))
@@ -62,6 +63,7 @@ def run_config(args, model) -> prime.PrimeRun:
         model=model,
         rl=RlConfig(
             prm=args.prm,
+            prm_score=args.prm_score,
             advantage="rloo" if args.prm else "grpo",
             kl_coef=args.beta,
             num_prompts=args.prompts,

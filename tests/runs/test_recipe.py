@@ -51,7 +51,7 @@ def cut_quickstart(root, output) -> dict:
         "max_accuracy": 1.0,
         "policy_minibatch_size": 16,
         "prm_minibatch_size": 16,
-        "microbatch_size": 8,
+        "tokens_per_microbatch": 640,
         "max_prompt_tokens": 48,
         "max_response_tokens": 40,
     }
