@@ -22,7 +22,7 @@ def plain(data, model, tmp_path_factory):
 
 
 def test_the_decoder_holds_nothing_during_an_update(data, model, plain, tmp_path, monkeypatch):
-    held, one_step = [], prime._one_step
+    held, one_step = [], prime.one_step
 
     def watched(config, step, prime_state, ref, *rest):
         ours = {id(x) for x in jax.tree.leaves((prime_state, ref))}
@@ -36,7 +36,7 @@ def test_the_decoder_holds_nothing_during_an_update(data, model, plain, tmp_path
 
     before = Ids(jax.live_arrays())
     config = tiny.prime_config(data, model, tmp_path / "freed", steps=2)
-    monkeypatch.setattr(prime, "_one_step", watched)
+    monkeypatch.setattr(prime, "one_step", watched)
     prime.run(config)
     assert max(held) < 4096  # scalars; the decoder's weights alone are 100 kB
 
@@ -49,7 +49,7 @@ def test_the_decoder_holds_nothing_during_an_update(data, model, plain, tmp_path
 
 
 def test_moments_on_the_host_make_the_same_run(data, model, plain, tmp_path, monkeypatch):
-    kinds, one_step = [], prime._one_step
+    kinds, one_step = [], prime.one_step
 
     def watched(config, step, prime_state, *rest):
         states = (prime_state.policy.opt_state, prime_state.prm.opt_state)
@@ -60,7 +60,7 @@ def test_moments_on_the_host_make_the_same_run(data, model, plain, tmp_path, mon
 
     optimizer = {"clip_norm": 1.0, "learning_rate": 1e-3, "offload": True}
     rl = {"policy_optimizer": optimizer, "prm_optimizer": optimizer}
-    monkeypatch.setattr(prime, "_one_step", watched)
+    monkeypatch.setattr(prime, "one_step", watched)
     prime.run(tiny.prime_config(data, model, tmp_path, rl=rl, steps=1))
     prime.run(tiny.prime_config(data, model, tmp_path, rl=rl, steps=2))  # restored to the host
     assert kinds == [{"pinned_host"}] * 4
