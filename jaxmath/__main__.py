@@ -297,6 +297,8 @@ def _configure_jax(verb: str) -> None:
     """A compilation cache that outlives the process, in a folder only its owner can read."""
     # Orbax speaks of every option it derives, at the level of warnings.
     logging.getLogger("absl").setLevel(logging.ERROR)
+    if verb == "plan":  # XLA complains of compilations that take minutes; a plan says how many
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # What is compiled for absent devices cannot be loaded again.
     if verb in ("verify", "plan") or "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return

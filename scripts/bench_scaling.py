@@ -1,4 +1,4 @@
-"""Prints two tables: a train step's work per device on more and more chips, and compile time.
+"""Prints two tables: a train step's work per device on more and more chips, and compile times.
 
     python scripts/bench_scaling.py                     # 7B on v5e:4x4 … 16x16, 28 and 14 layers
     python scripts/bench_scaling.py --only chips --layers 2     # sooner
@@ -36,19 +36,29 @@ def main() -> None:
     parser.add_argument("--config", default="configs/sft.yaml")
     parser.add_argument("--layers", type=int, default=28)
     parser.add_argument("--row-tokens", type=int, default=2048)
+    parser.add_argument("--targets", nargs="+", choices=TOPOLOGIES, default=list(TOPOLOGIES))
     parser.add_argument("--only", choices=("chips", "depth"))
     args = parser.parse_args()
     plan.on_cpu_alone()
     if args.only != "depth":
-        print("| target | TFLOP per device | GB received per device | peak GiB | compiled |")
-        print("|---|---|---|---|---|")
-        for topology in TOPOLOGIES:
+        print("| target | TFLOP | GB received | of which | peak GiB | compiled |")
+        print("|---|---|---|---|---|---|")
+        costs = []
+        for topology in args.targets:
             cost = step(args, topology, args.layers).cost
+            received = cost.work.received.most_common()
+            kinds = ", ".join(f"{kind} {size / 1e9:.2f}" for kind, size in received)
             print(
                 f"| {topology} | {cost.flops / 1e12:.2f} | {cost.work.total_received / 1e9:.2f} | "
-                f"{cost.peak / 2**30:.2f} | {cost.compile_s:.0f} s |",
+                f"{kinds} | {cost.peak / 2**30:.2f} | {cost.compile_s:.0f} s |",
                 flush=True,
             )
+            costs.append(cost)
+        for what, numbers in {
+            "TFLOP": [cost.flops for cost in costs],
+            "GB received": [cost.work.total_received for cost in costs],
+        }.items():
+            print(f"{what}: the largest is {max(numbers) / min(numbers):.3f} of the smallest")
     if args.only != "chips":
         print("\n| layers | compiled |\n|---|---|")
         for layers in (args.layers // 2, args.layers):
