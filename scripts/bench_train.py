@@ -91,12 +91,12 @@ class RlStep:
     """
 
     def __init__(self, run: prime.PrimeRun, mesh, reward: Callable[[Sequence[int]], float]):
-        self.run, self.reward, self.model = run, reward, models.model_config(run)
+        self.run, self.reward = run, reward
         self.compiled = prime_programs.make(run, mesh)
         self.state = prime_programs.initial_state(run, mesh)
         self.ref = prime_programs.reference(run, mesh) if run.rl.needs_reference else None
         drawn = SamplingConfig(run.rl.temperature, max_tokens=run.rl.max_response_tokens)
-        self.decoder = Decoder(self.model, run.decode, drawn, (), mesh)
+        self.decoder = Decoder(self.state.policy.params.config, run.decode, drawn, (), mesh)
         self.decoder.load(self.state.policy.params)
         self.count = 0
 
