@@ -23,7 +23,11 @@ import jax.numpy as jnp
 
 from jaxmath import sharding
 
-CHUNK_TOKENS = 1024  # per device and call of the head: 1024 x 152k f32 logits are 0.6 GB
+# Positions per device and call of the head. 1024 x 152k f32 logits are 0.6 GB. Rows in fewer than
+# four chunks would be gone through whole, however few of their positions are needed; chunks of
+# fewer than 128 positions would read the head too often.
+CHUNK_TOKENS = 1024
+LEAST_CHUNKS, LEAST_TOKENS = 4, 128
 
 HEAD_AXES = ("embed", "vocab")  # logical axes of a head as it is stored
 
@@ -72,7 +76,9 @@ def chunked(
     B, T, _ = hidden_BTD.shape
     shards = sharding.num_shards("batch")
     shards = shards if B % shards == 0 else 1
-    num_chunks = -(-T // max(1, CHUNK_TOKENS * shards // B))
+    tokens = T * B // shards
+    wanted = min(CHUNK_TOKENS, max(LEAST_TOKENS, tokens // LEAST_CHUNKS))
+    num_chunks = min(T, -(-tokens // wanted))
     how = _How(num_chunks, -(-T // num_chunks), shards, entropy, tuple(head_axes))
     order = None if needed_BT is None else _order(needed_BT)
     temperature = jax.lax.stop_gradient(jnp.asarray(temperature, jnp.float32))

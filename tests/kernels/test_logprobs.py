@@ -20,6 +20,7 @@ TOLERANCE = {"float32": 4e-6, "bfloat16": 1e-2}  # worst |difference| over worst
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
     monkeypatch.setattr(logprobs, "CHUNK_TOKENS", 10)
+    monkeypatch.setattr(logprobs, "LEAST_TOKENS", 1)
 
 
 def inputs(shape, dtype="float32"):
