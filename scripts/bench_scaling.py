@@ -6,8 +6,8 @@
 Tokens per chip are fixed: a row of `--row-tokens` on each, in two micro-batches. Weights are split
 over up to `--fsdp` chips and repeated beyond: of 3,584 rows 256 chips would have 14 each, and a
 piece that is no multiple of 8 rows XLA does not scatter: it sums gradients whole on every chip, for
-twice the bytes. FLOPs and bytes received per device then should not depend on the number of chips, nor the
-compile time on the number of layers, which are scanned. Needs libtpu; no TPU.
+twice the bytes. FLOPs and bytes received per device then should not depend on the number of chips,
+nor the compile time on the number of layers, which are scanned. Needs libtpu; no TPU.
 """
 
 from __future__ import annotations
