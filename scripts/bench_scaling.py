@@ -4,10 +4,9 @@
     python scripts/bench_scaling.py --only chips --layers 2     # sooner
 
 Tokens per chip are fixed: a row of `--row-tokens` on each, in two micro-batches. Weights are split
-over up to `--fsdp` chips and repeated beyond: of 3,584 rows 256 chips would have 14 each, and a
-piece that is no multiple of 8 rows XLA does not scatter: it sums gradients whole on every chip, for
-twice the bytes. FLOPs and bytes received per device then should not depend on the number of chips,
-nor the compile time on the number of layers, which are scanned. Needs libtpu; no TPU.
+over all chips, or over `--fsdp` of them and repeated. FLOPs and bytes received per device then
+should not depend on the number of chips, nor the compile time on the number of layers, which are
+scanned. Needs libtpu; no TPU.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ def main() -> None:
     parser.add_argument("--config", default="configs/sft.yaml")
     parser.add_argument("--layers", type=int, default=28)
     parser.add_argument("--row-tokens", type=int, default=2048)
-    parser.add_argument("--fsdp", type=int, default=64)
+    parser.add_argument("--fsdp", type=int, default=max(TOPOLOGIES.values()))
     parser.add_argument("--targets", nargs="+", choices=TOPOLOGIES, default=list(TOPOLOGIES))
     parser.add_argument("--only", choices=("chips", "depth"))
     args = parser.parse_args()
