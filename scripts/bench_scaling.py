@@ -3,9 +3,10 @@
     python scripts/bench_scaling.py                     # 7B on v5e:4x4 … 16x16, 28 and 14 layers
     python scripts/bench_scaling.py --only chips --layers 2     # sooner
 
-Tokens per chip are fixed: a row of `--row-tokens` on each, in two micro-batches, weights over all
-chips. FLOPs and bytes received per device then should not depend on the number of chips, nor the
-compile time on the number of layers, which are scanned. Needs libtpu; no TPU.
+Tokens per chip are fixed: a row of `--row-tokens` on each, in two micro-batches. Weights are split
+over all chips, or over `--fsdp` of them and repeated. FLOPs and bytes received per device then
+should not depend on the number of chips, nor the compile time on the number of layers, which are
+scanned. Needs libtpu; no TPU.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def step(args: argparse.Namespace, topology: str, layers: int):
         f"row_tokens={args.row_tokens}",
         f"max_tokens={args.row_tokens}",
         f"model.num_layers={layers}",
-        f"mesh={{data: 1, fsdp: {chips}, tensor: 1}}",
+        f"mesh={{data: {max(chips // args.fsdp, 1)}, fsdp: {min(chips, args.fsdp)}, tensor: 1}}",
     )
     return plan.answer(plan.ask(args.config, overrides, topology, "sft")).plan.rows[0]
 
@@ -36,6 +37,7 @@ def main() -> None:
     parser.add_argument("--config", default="configs/sft.yaml")
     parser.add_argument("--layers", type=int, default=28)
     parser.add_argument("--row-tokens", type=int, default=2048)
+    parser.add_argument("--fsdp", type=int, default=max(TOPOLOGIES.values()))
     parser.add_argument("--targets", nargs="+", choices=TOPOLOGIES, default=list(TOPOLOGIES))
     parser.add_argument("--only", choices=("chips", "depth"))
     args = parser.parse_args()

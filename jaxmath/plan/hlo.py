@@ -150,8 +150,9 @@ class Program:
         """How often a `while` in `owner` turns; None where only the data say.
 
         A TPU's compiler does not write it down. It is then read off a condition `counter < limit`
-        and the counter's first value; counters count by one, as those of scans do. Of a condition
-        `counter < limit and …` it is the most that it may turn.
+        the counter's first value, and what the body adds to it: 1 in scans, 2 where the compiler
+        unrolled the exchange that goes with a product. Of a condition `counter < limit and …` it is
+        the most that it may turn.
         """
         if loop.trip_count is not None:
             return loop.trip_count
@@ -163,7 +164,31 @@ class Program:
         if first.opcode == "tuple":
             first = owner[first.operands[place]]
         start = int(first.arguments) if first.opcode == "constant" else 0
-        return max(limit - start, 0)
+        return max(math.ceil((limit - start) / self._stride(self[loop.body], place)), 0)
+
+    def _stride(self, body: Computation, place: int) -> int:
+        """What a loop's body adds to the number at `place` of the carried tuple; 1 if not said."""
+        if body.root.opcode != "tuple":
+            return 1
+        where, given, total = body, {}, 0
+        i = body[body.root.operands[place]]
+        while True:
+            if i.name in given:  # from the inside of a fusion to what was given to it
+                where, i, given = body, body[given[i.name]], {}
+            elif i.opcode == "fusion" and where is body:
+                where = self[i.called[0]]
+                given = dict(zip((p.name for p in where.parameters), i.operands, strict=True))
+                i = where.root
+            elif i.opcode == "add":
+                terms = [where[name] for name in i.operands]
+                known = [body[given[t.name]] if t.name in given else t for t in terms]
+                constants = [int(t.arguments) for t in known if t.opcode == "constant"]
+                if len(constants) != 1:
+                    return 1
+                total += constants[0]
+                i = next(t for t, k in zip(terms, known, strict=True) if k.opcode != "constant")
+            else:
+                return max(total, 1)
 
     def _bounds(self, condition: Computation) -> Iterator[tuple[int, int]]:
         """Of a loop's condition: (place in the carried tuple, constant it has to stay under)."""

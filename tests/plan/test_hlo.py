@@ -86,3 +86,52 @@ def test_what_this_jax_compiles_is_read_whole():
 def test_other_text_is_refused():
     with pytest.raises(ValueError, match="ENTRY"):
         hlo.parse("module @jit_f {\n}\n")
+
+
+UNROLLED = """HloModule m
+
+%one (p: u32[], q: u32[]) -> u32[] {
+  %p = u32[] parameter(0)
+  %q = u32[] parameter(1)
+  ROOT %add.1 = u32[] add(%p, %q)
+}
+
+%body (carried: (f32[8], u32[])) -> (f32[8], u32[]) {
+  %carried = (f32[8]{0}, u32[]) parameter(0)
+  %x = f32[8]{0} get-tuple-element(%carried), index=0
+  %counter = u32[] get-tuple-element(%carried), index=1
+  %c.1 = u32[] constant(1)
+  %next = u32[] add(%c.1, %counter)
+  %last = u32[] STEP
+  ROOT %both = (f32[8]{0}, u32[]) tuple(%x, %last)
+}
+
+%condition (carried.2: (f32[8], u32[])) -> pred[] {
+  %carried.2 = (f32[8]{0}, u32[]) parameter(0)
+  %counter.2 = u32[] get-tuple-element(%carried.2), index=1
+  %limit = u32[] constant(8)
+  ROOT %less = pred[] compare(%counter.2, %limit), direction=LT
+}
+
+ENTRY %main (x.1: f32[8]) -> (f32[8], u32[]) {
+  %x.1 = f32[8]{0} parameter(0)
+  %zero = u32[] constant(0)
+  %start = (f32[8]{0}, u32[]) tuple(%x.1, %zero)
+  ROOT %loop = (f32[8]{0}, u32[]) while(%start), condition=%condition, body=%body
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("step", "turns"),
+    [
+        ("add(%counter, %c.1)", 8),
+        ("add(%next, %c.1)", 4),
+        ("fusion(%next, %c.1), kind=kLoop, calls=%one", 4),
+        ("fusion(%counter, %c.1), kind=kLoop, calls=%one", 8),
+        ("multiply(%counter, %next)", 8),  # not understood: as if it counted by one
+    ],
+)
+def test_a_counter_that_takes_two_steps_at_once_turns_half_as_often(step, turns):
+    program = hlo.parse(UNROLLED.replace("STEP", step))
+    assert program.turns(program.entry, program.entry["loop"]) == turns
