@@ -27,24 +27,21 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 
+import bench_steps
 import jax
 import numpy as np
 
 from jaxmath import config as configs
 from jaxmath import sharding
-from jaxmath.data import batches, records, tokenizer
-from jaxmath.decode.decoder import DecodeConfig, Decoder
-from jaxmath.decode.requests import Request
-from jaxmath.decode.sampling import SamplingConfig
+from jaxmath.data import batches
+from jaxmath.decode.decoder import DecodeConfig
 from jaxmath.model.config import ModelConfig
 from jaxmath.plan import programs
-from jaxmath.rl import rollouts
 from jaxmath.rl.config import RlConfig
-from jaxmath.runs import models, plan_jobs, prime, prime_programs, sft, speed
+from jaxmath.runs import plan_jobs, prime, sft, speed
 from jaxmath.train import optimizer as optimizer_lib
-from jaxmath.train import state
 
 TINY = ModelConfig(
     vocab_size=4096,
@@ -57,85 +54,6 @@ TINY = ModelConfig(
     remat="none",
     dtype="float32",
 )
-# Named in the configs of the runs, and never read here.
-TEXTS = {"tokenizer": tokenizer.TokenizerConfig("none"), "data": records.DataConfig("none")}
-
-
-class SftStep:
-    """The step of an SFT run on given examples, all of them in every update."""
-
-    def __init__(self, run: sft.SftRun, examples: Sequence[batches.SftExample], mesh):
-        self.data = batches.SftData(
-            examples, run.row_tokens, run.batch_rows, run.loss_reduction, run.seed, run.pack
-        )
-        optimizer = optimizer_lib.make_optimizer(run.optimizer, plan_jobs.MANY)
-        self.program = sft.step_program(run, mesh, optimizer)
-        create = jax.jit(
-            lambda params: state.create(params, optimizer),
-            out_shardings=sharding.tree_shardings(mesh, self.program.state),
-            donate_argnums=0,
-        )
-        self.state = create(models.load(run, mesh, dtype="float32"))
-
-    def __call__(self) -> float:
-        """One update; the loss before it."""
-        batch = jax.device_put(self.data.batch_at(0), self.program.batch.tokens_BT.sharding)
-        self.state, found = self.program.step(self.state, batch)
-        return found["sft/loss"].value()
-
-
-class RlStep:
-    """The step of a PRIME run without its loader and its verifier: no prompt is filtered out.
-
-    reward: of the tokens of a response.
-    """
-
-    def __init__(self, run: prime.PrimeRun, mesh, reward: Callable[[Sequence[int]], float]):
-        self.run, self.reward = run, reward
-        self.compiled = prime_programs.make(run, mesh)
-        self.state = prime_programs.initial_state(run, mesh)
-        self.ref = prime_programs.reference(run, mesh) if run.rl.needs_reference else None
-        drawn = SamplingConfig(run.rl.temperature, max_tokens=run.rl.max_response_tokens)
-        self.decoder = Decoder(self.state.policy.params.config, run.decode, drawn, (), mesh)
-        self.decoder.load(self.state.policy.params)
-        self.count = 0
-
-    def __call__(self, prompts: Sequence[Sequence[int]]) -> tuple[speed.Phases, np.ndarray]:
-        """Rollouts, update, hand-over: (seconds by phase, tokens of each prompt and response)."""
-        rl, phases = self.run.rl, speed.Phases()
-        with phases("gen"):
-            batch = self._rollouts(prompts)
-        self.state, found = prime.one_step(
-            self.run, self.count, self.state, self.ref, batch, self.compiled, phases
-        )
-        with phases("sync"):
-            self.decoder.load(self.state.policy.params)
-            jax.block_until_ready(self.decoder.params)
-        self.count += 1
-        if not np.isfinite(found["actor/pg_loss"]):
-            raise ValueError(f"the policy's loss is {found['actor/pg_loss']}; nothing was measured")
-        assert batch.tokens_BT.shape == (len(prompts) * rl.num_responses, rl.max_tokens)
-        return phases, np.count_nonzero(batch.segment_ids_BT, axis=1)
-
-    def _rollouts(self, prompts: Sequence[Sequence[int]]) -> rollouts.RolloutBatch:
-        rl = self.run.rl
-        samples = range(rl.num_responses)
-        requests = [Request(p, s, tuple(ids)) for p, ids in enumerate(prompts) for s in samples]
-        done = {
-            (c.prompt_id, c.sample): rollouts.Sample(c.tokens, self.reward(c.tokens), c.logprobs)
-            for c in self.decoder.generate(requests, seed=self.count)
-        }
-        groups = [
-            rollouts.Group(rollouts.Prompt(p, tuple(ids)), tuple(done[p, s] for s in samples))
-            for p, ids in enumerate(prompts)
-        ]
-        return rollouts.to_batch(
-            groups,
-            max_prompt_tokens=rl.max_prompt_tokens,
-            max_response_tokens=rl.max_response_tokens,
-            pad_id=0,
-            eos_ids=(),
-        )
 
 
 # --- the parts --------------------------------------------------------------------------------
@@ -154,12 +72,12 @@ def bench_sft(args) -> None:
         num_microbatches=args.num_microbatches,
         loss_reduction="token_mean",
         mesh=_mesh_config(args),
-        **TEXTS,
+        **bench_steps.TEXTS,
     )
     print(f"\nSFT: {_name(shape)}, {args.rows} rows of {args.row_tokens}, remat {shape.remat}")
     with jax.set_mesh(mesh), _kept_programs():
         _predict(plan_jobs.sft_job(run, mesh))
-        step = SftStep(run, examples, mesh)
+        step = bench_steps.SftStep(run, examples, mesh)
         taken = [i for row in step.data.rows_at(0) for i in row]
         lengths = step.data.lengths[taken]
         losses, seconds = [], []
@@ -203,7 +121,7 @@ def bench_rl(args) -> None:
         steps=plan_jobs.MANY,
         ref_dtype=shape.dtype,
         mesh=_mesh_config(args),
-        **TEXTS,
+        **bench_steps.TEXTS,
     )
     what = "GRPO" if args.grpo else "PRIME"
     print(
@@ -213,7 +131,7 @@ def bench_rl(args) -> None:
     rng = np.random.default_rng(args.seed)
     with jax.set_mesh(mesh), _kept_programs():
         _predict(plan_jobs.prime_job(run, mesh))
-        step = RlStep(run, mesh, lambda tokens: float(rng.random() < 0.5))
+        step = bench_steps.RlStep(run, mesh, lambda tokens: float(rng.random() < 0.5))
         measured = []
         for index in range(args.rounds + 1):
             lengths = rng.integers(args.prompt_tokens // 2, args.prompt_tokens + 1, args.prompts)

@@ -102,8 +102,8 @@ def _gathered(head_DV, dtype, head_axes) -> jax.Array:
 
 
 def _logits(hidden_BTD, head_DV, temperature) -> jax.Array:
-    logits = jnp.einsum("BTD,DV->BTV", hidden_BTD, head_DV, preferred_element_type=jnp.float32)
-    return logits / temperature
+    logits_BTV = jnp.einsum("BTD,DV->BTV", hidden_BTD, head_DV, preferred_element_type=jnp.float32)
+    return logits_BTV / temperature
 
 
 def _at(x_BTV, targets_BT) -> jax.Array:
@@ -149,13 +149,13 @@ def _chunked(
 
 
 def _forward(how: _How, hidden_BTD, head_DV, targets_BT, temperature, order: _Order | None):
-    head = _gathered(head_DV, hidden_BTD.dtype, how.head_axes)
+    whole_DV = _gathered(head_DV, hidden_BTD.dtype, how.head_axes)
     hidden, targets = _to_front(hidden_BTD, order, how), _to_front(targets_BT, order, how)
     zeros = jnp.zeros(targets.shape, jnp.float32)
     zeros = sharding.constrain(zeros, "batch", "seq")
 
     def one(i, out):
-        logits_BCV = _logits(_slice(hidden, i, how), head, temperature)
+        logits_BCV = _logits(_slice(hidden, i, how), whole_DV, temperature)
         max_BC = jnp.max(logits_BCV, axis=-1)
         exp_BCV = jnp.exp(logits_BCV - max_BC[:, :, None])
         sum_BC = jnp.sum(exp_BCV, axis=-1)
@@ -177,18 +177,18 @@ def _backward(how: _How, saved, gradient: TokenScores):
     """With p = softmax(z): d logprob / dz = onehot - p, d entropy / dz = -p (log p + entropy)."""
     hidden_BTD, head_DV, targets_BT, temperature, order, statistics = saved
     dtype = hidden_BTD.dtype
-    head = _gathered(head_DV, dtype, how.head_axes)
+    whole_DV = _gathered(head_DV, dtype, how.head_axes)
     front = functools.partial(_to_front, order=order, how=how)
     hidden, targets, of_logprob = front(hidden_BTD), front(targets_BT), front(gradient.logprob_BT)
     of_entropy = front(gradient.entropy_BT) if how.entropy else None
     B, _, D = hidden.shape
-    V = head.shape[1]
+    V = head_DV.shape[1]
 
     def one(i, out):
         dhidden, dhead_SDV = out
         part = functools.partial(_slice, i=i, how=how)
         hidden_BCD = part(hidden)
-        logprob_BCV = _logits(hidden_BCD, head, temperature) - part(statistics[0])[:, :, None]
+        logprob_BCV = _logits(hidden_BCD, whole_DV, temperature) - part(statistics[0])[:, :, None]
         prob_BCV = jnp.exp(logprob_BCV)
         is_target = jnp.arange(V)[None, None] == part(targets)[:, :, None]
         dz_BCV = part(of_logprob)[:, :, None] * (is_target - prob_BCV)
@@ -196,7 +196,7 @@ def _backward(how: _How, saved, gradient: TokenScores):
             towards = logprob_BCV + part(statistics[1])[:, :, None]
             dz_BCV -= part(of_entropy)[:, :, None] * prob_BCV * towards
         dz_BCV = (dz_BCV / temperature).astype(dtype)
-        dhidden_BCD = jnp.einsum("BCV,DV->BCD", dz_BCV, head).astype(dtype)
+        dhidden_BCD = jnp.einsum("BCV,DV->BCD", dz_BCV, whole_DV).astype(dtype)
         # A sum for each shard of the batch: they meet once, behind the loop.
         split = lambda x: x.reshape(how.shards, -1, x.shape[-1])  # noqa: E731
         dhead_SDV += jnp.einsum(

@@ -24,7 +24,7 @@ from jaxmath.runs import prime, speed
 from jaxmath.train.optimizer import OptimizerConfig
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
-import bench_train  # noqa: E402
+import bench_steps  # noqa: E402
 
 
 def arguments():
@@ -97,7 +97,7 @@ def main() -> None:
         return rng.integers(peerlib.FIRST_PLAIN_ID, min(shape.vocab, 4096), count).tolist()
 
     with jax.set_mesh(mesh):
-        update = bench_train.RlStep(
+        update = bench_steps.RlStep(
             config, mesh, lambda ids: float(np.mean(np.asarray(ids) % 2 == 0))
         )
 

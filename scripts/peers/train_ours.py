@@ -21,7 +21,7 @@ from jaxmath.runs import sft
 from jaxmath.train import optimizer as optimizer_lib
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
-import bench_train  # noqa: E402
+import bench_steps  # noqa: E402
 
 
 def examples_of(tokens, mask) -> list[batches.SftExample]:
@@ -74,7 +74,7 @@ def main() -> None:
     losses = []
 
     with jax.set_mesh(mesh):
-        update = bench_train.SftStep(run, examples, mesh)
+        update = bench_steps.SftStep(run, examples, mesh)
 
         def steps(count: int) -> None:
             losses.extend(update() for _ in range(count))

@@ -139,7 +139,7 @@ def test_any_number_of_micro_batches_gives_the_same_update(loss_reduction):
             )
         for model in ("policy", "prm"):
             moments = [getattr(s, model).opt_state for s in (results[0][0], other)]
-            assert worst(*moments) < 1e-6
+            assert worst(*moments) < 5e-6
 
 
 def test_first_policy_gradient_is_that_of_the_whole_surrogate():
