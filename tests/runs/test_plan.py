@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 
+import jax
 import pytest
 import yaml
 
@@ -265,7 +266,12 @@ def test_a_run_on_somebody_elses_server_has_no_plan(write):
 def test_a_run_compiles_for_machines_that_are_not_here(write, topology):
     if missing := targets.missing(topology):
         pytest.skip(missing)
-    found = answer(write(SFT | {"model": MODEL | {"dtype": "bfloat16"}}), topology=topology)
+    model = MODEL | {"dtype": "bfloat16", "attention": "auto"}
+    with jax.default_matmul_precision("default"):  # as in runs; the kernels know no other
+        found = answer(write(SFT | {"model": model}), topology=topology)
     (row,) = found.plan.rows
+    # The target's, not this machine's; cuDNN's only where there is a cuDNN to ask for its version.
+    names = ("splash",) if topology.startswith("v5e") else ("cudnn", "chunked")
+    assert any(f"attention {name}\n" in found.text() for name in names)
     assert found.plan.fits and row.cost.work.counts
     assert 0.9 * row.program.model_flops / 8 <= row.cost.flops < 2 * row.program.model_flops / 8
